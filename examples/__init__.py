@@ -1,0 +1,1 @@
+"""Examples: each folder is a workspace of its own, with a hetero.toml."""

@@ -1,0 +1,1 @@
+"""The demo: a desk that chooses tools and writes their arguments."""

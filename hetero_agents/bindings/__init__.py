@@ -1,0 +1,22 @@
+"""Which model fills a slot now: `hetero.toml` (people), `hetero.lock` (the command line), merged.
+
+Whether a model exists is the engines' question; this room knows names, forms and files only.
+"""
+
+from .config import Config, ModelConfig, SlotConfig, TierConfig
+from .lock import Lock, Score, SlotLock, Specialist, SpecialistId
+from .workspace import Binding, Workspace
+
+__all__ = [
+    "Binding",
+    "Config",
+    "Lock",
+    "ModelConfig",
+    "Score",
+    "SlotConfig",
+    "SlotLock",
+    "Specialist",
+    "SpecialistId",
+    "TierConfig",
+    "Workspace",
+]

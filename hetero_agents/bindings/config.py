@@ -1,0 +1,118 @@
+"""The form of `hetero.toml`, which people write."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from ..errors import ConfigError, did_you_mean
+
+Tier = Literal["llm", "slm"]
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AppConfig(_Form):
+    """`[app]`."""
+
+    modules: list[str] = []
+    """What the command line imports to find slots, agents and workflows, relative to the file's folder."""
+
+
+class ModelConfig(_Form):
+    """An entry of `[models]`: a model id, or a table where more is to be said."""
+
+    model: str
+    """`local:`, `vllm:`, `replay:` or any pydantic-ai model id."""
+    train_on_outputs: bool = False
+    """The model's terms allow training on its outputs. The user says so; nothing is assumed."""
+    base_url: str | None = None
+    """Where a `vllm:` server listens, for example `http://127.0.0.1:8000/v1`."""
+    weights: str | None = None
+    """The `local:` model with the same weights as a `vllm:` one, so that specialists can be trained for it."""
+
+
+class TierConfig(_Form):
+    """An entry of `[tiers]`: what a slot of that tier falls back on."""
+
+    model: str
+    fallback: list[str] = []
+
+
+class SlotConfig(_Form):
+    """An entry of `[slots."id"]`."""
+
+    model: str | None = None
+    """A name from `[models]`, before the tier's."""
+    fallback: list[str] | None = None
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds for one model's attempt; afterwards the call goes down its chain."""
+    split_by: str | None = None
+    """The parameter that keeps held-out work apart in `hetero distill`; the whole input where None."""
+    hci: bool | None = None
+    """The slot or agent talks to a human: neither logged for training nor distilled (the paper's S1)."""
+
+
+class Config(_Form):
+    """The whole of `hetero.toml`."""
+
+    app: AppConfig = AppConfig()
+    models: dict[str, ModelConfig] = {}
+    tiers: dict[Tier, TierConfig] = {}
+    slots: dict[str, SlotConfig] = {}
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _plain_ids(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: {"model": entry} if isinstance(entry, str) else entry for name, entry in value.items()}
+
+    @classmethod
+    def load(cls, path: Path) -> Config:
+        """Read and check a `hetero.toml`.
+
+        Raises:
+            ConfigError: unreadable, not TOML, an unknown key, a wrong type, or a name that does not
+                exist in `[models]`; one sentence with the place.
+        """
+        try:
+            config = cls.model_validate(tomllib.loads(path.read_text("utf-8")))
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not TOML: {error}.") from error
+        except ValidationError as error:
+            raise ConfigError(f"{path}: {_sentence(error)}") from error
+        config._check_names(path)
+        return config
+
+    def _check_names(self, path: Path) -> None:
+        used = [(f"[tiers] {tier}", name) for tier, entry in self.tiers.items() for name in (entry.model, *entry.fallback)]
+        for slot, entry in self.slots.items():
+            used += [(f'[slots."{slot}"]', name) for name in ([entry.model] if entry.model else []) + (entry.fallback or [])]
+        for where, name in used:
+            if name not in self.models:
+                raise ConfigError(f"{path}: {where} names the model {name!r}, which [models] does not have{did_you_mean(name, self.models)}.")
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        parents, key = first["loc"][:-1], str(first["loc"][-1])
+        return f"the key {place!r} does not exist{did_you_mean(key, _known_keys(parents))}."
+    if first["type"] == "literal_error" and first["loc"][0] == "tiers":
+        return f"there is no tier {first['loc'][1]!r}; the tiers are llm and slm."
+    return f"{place!r} is wrong: {first['msg'][:1].lower()}{first['msg'][1:]} (it is {first['input']!r})."
+
+
+def _known_keys(parents: tuple[str | int, ...]) -> list[str]:
+    forms: dict[str, type[BaseModel]] = {"app": AppConfig, "models": ModelConfig, "tiers": TierConfig, "slots": SlotConfig}
+    form = forms.get(str(parents[0]), Config) if parents else Config
+    return list(form.model_fields)

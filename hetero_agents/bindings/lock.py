@@ -1,0 +1,154 @@
+"""The form of `hetero.lock`, which only the command line writes, and its atomic writing.
+
+JSON, sorted, one item a line, so that it is committed and merged like code.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, NewType
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..contract import Sha256, SlotId
+from ..errors import ConfigError
+
+SpecialistId = NewType("SpecialistId", str)
+"""`slot@version`, for example `desk.extract@2`. Versions count from 1 and are never used again."""
+
+Stage = Literal["candidate", "active"]
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Score(_Form):
+    """A share of right answers with its 95 % Wilson interval."""
+
+    score: Annotated[float, Field(ge=0, le=1)]
+    low: float
+    high: float
+    n: int
+
+
+class Specialist(_Form):
+    """A base model plus weights trained for one slot; immutable once written."""
+
+    slot: SlotId
+    base: str
+    """The base's model id, for example `local:smollm2-135m-instruct`."""
+    base_sha256: Sha256
+    adapter: str
+    """Folder of the adapter (`adapter_model.safetensors`, `adapter.gguf`), relative to the lock."""
+    adapter_sha256: Sha256
+    """Of `adapter_model.safetensors`."""
+    gguf_sha256: Sha256
+    """Of `adapter.gguf`, the same weights for llama.cpp."""
+    contract_sha256: Sha256
+    dataset_sha256: Sha256
+    recipe: dict[str, Any]
+    examples: int
+    """Training examples seen at least once."""
+    train_seconds: float
+    teacher: str
+    scores: dict[str, Score]
+    """On the test part: `specialist`, `teacher`, `base_grammar`, `base_five_shot` and plain code's."""
+    max_tokens: int
+    """Longest answer that is let through, in tokens of the base."""
+    created: str
+    """ISO 8601, UTC."""
+
+
+class SlotLock(_Form):
+    """What is active in a slot, and what it replaced."""
+
+    active: SpecialistId | None = None
+    stage: Stage = "active"
+    replaced: list[SpecialistId | None] = []
+    """What was active before, oldest first; None is the model that `hetero.toml` names."""
+
+
+class Lock(_Form):
+    """The whole of `hetero.lock`."""
+
+    version: Literal[1] = 1
+    specialists: dict[SpecialistId, Specialist] = {}
+    slots: dict[SlotId, SlotLock] = {}
+
+    @classmethod
+    def load(cls, path: Path) -> Lock:
+        """Read a lock; one that does not exist is empty.
+
+        Raises:
+            ConfigError: not what the command line writes, or naming a specialist that is not in it.
+        """
+        try:
+            lock = cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return cls()
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            raise ConfigError(f"{path} is broken at {place} ({first['msg']}); restore it from version control.") from error
+        for slot, entry in lock.slots.items():
+            if entry.active is not None and entry.active not in lock.specialists:
+                raise ConfigError(f"{path} makes {entry.active!r} active in {slot!r} but does not hold it; restore it from version control.")
+        return lock
+
+    def of_slot(self, slot: SlotId) -> dict[SpecialistId, Specialist]:
+        """Return the slot's specialists, oldest first."""
+        mine = {name: entry for name, entry in self.specialists.items() if entry.slot == slot}
+        return dict(sorted(mine.items(), key=lambda item: version_of(item[0])))
+
+    def next_id(self, slot: SlotId) -> SpecialistId:
+        """Return the id that the slot's next specialist gets."""
+        return SpecialistId(f"{slot}@{max(map(version_of, self.of_slot(slot)), default=0) + 1}")
+
+
+def version_of(specialist: SpecialistId) -> int:
+    """Return the version in a specialist's id."""
+    return int(specialist.rpartition("@")[2])
+
+
+def update_lock(path: Path, change: Callable[[Lock], Lock]) -> Lock:
+    """Read, change and replace the lock as one step among all processes; return what was written."""
+    with _exclusive(path.parent / ".hetero" / "lock.flock"):
+        lock = change(Lock.load(path))
+        text = json.dumps(lock.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        write_atomically(path, text.encode())
+        return lock
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, and a crash leaves no half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,10 @@
+"""The paper's algorithm, one module a step: curate (S2), cluster (S3), train (S5), evaluate; `distill` runs them.
+
+S1 is the vault; S6 is rollout. Selecting among several bases (S4) is not here: one base is named.
+"""
+
+from .evaluate import Prediction, paired_difference, wilson
+from .loop import Distilled, distill
+from .train import Recipe
+
+__all__ = ["Distilled", "Prediction", "Recipe", "distill", "paired_difference", "wilson"]

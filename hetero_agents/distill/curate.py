@@ -1,0 +1,151 @@
+"""Step S2: from slot calls to examples that may be trained on, in parts that share nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from ..contract import Contract, Sha256, compact_json, sha256_of
+from ..errors import DistillError, UnknownNameError
+from ..spans import SlotCall
+from .cluster import near_duplicates
+
+Part = Literal["train", "select", "certify", "test"]
+
+SHARES: dict[Part, float] = {"test": 0.30, "certify": 0.06, "select": 0.06, "train": 0.58}
+"""`train` teaches, `select` chooses among recipes, `certify` is kept for the error budget, `test` is measured once."""
+
+FEWEST = 40
+"""Examples below which nothing useful can be trained or measured."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One input and its answer."""
+
+    key: Sha256
+    """Hash of the input."""
+    input: dict[str, Any]
+    output: Any
+    """The teacher's answer, or the correction somebody gave."""
+    teacher: str
+    """Name in `[models]` of the model that answered."""
+    corrected: bool
+    trace_id: str
+    span_id: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Examples in disjoint parts."""
+
+    parts: dict[Part, list[Example]]
+    split_key: str
+    """What the split went by, in words."""
+    left_out: dict[str, int]
+    """Calls that were not used, by reason."""
+
+    @property
+    def sha256(self) -> Sha256:
+        """Hash over inputs, answers and their parts."""
+        return sha256_of({part: [[e.key, e.output] for e in examples] for part, examples in self.parts.items()})
+
+    @property
+    def teacher(self) -> str:
+        """The models that answered, most frequent first."""
+        return ", ".join(name for name, _ in Counter(e.teacher for part in self.parts.values() for e in part).most_common())
+
+    def to_json(self) -> str:
+        """Return the data set as JSON text."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+def curate(calls: Iterable[SlotCall], contract: Contract, *, split_by: str | None, hci_allowed: bool = False) -> Dataset:
+    """Return the examples that a slot's calls give.
+
+    Used are calls of this contract whose run did not fail, whose model's terms allow training or whose
+    answer was corrected, which talk to no human unless allowed; one example for each input, the latest
+    correction or else the latest answer.
+
+    The split goes by near-duplicate clusters of `split_by` (a parameter; the whole input where None).
+    A cluster's part follows from a hash of its first text alone, so what is held out once stays held out
+    when traffic grows, and slots that split by the same parameter hold out the same work.
+
+    Raises:
+        DistillError: too few examples, with what was left out and why.
+        UnknownNameError: `split_by` names no parameter.
+    """
+    if split_by is not None and split_by not in contract.parameters:
+        raise UnknownNameError("parameter", split_by, contract.parameters, hint="split_by names a parameter of the slot")
+    left_out: Counter[str] = Counter()
+    untrainable: Counter[str] = Counter()
+    kept: dict[Sha256, Example] = {}
+    for call in calls:
+        if call.hci and not hci_allowed:
+            left_out["talks to a human"] += 1
+        elif call.contract != contract.sha256:
+            left_out["another contract"] += 1
+        elif call.outcome == "failed" and not call.corrected:
+            left_out["of a failed run"] += 1
+        elif call.specialist is not None and not call.corrected:
+            left_out["answered by a specialist"] += 1
+        elif not call.trainable and not call.corrected:
+            left_out["the model's terms"] += 1
+            untrainable[call.binding] += 1
+        else:
+            key = sha256_of(call.input)
+            if key in kept:
+                left_out["the same input again"] += 1
+                if kept[key].corrected and not call.corrected:
+                    continue
+            kept[key] = Example(key, call.input, call.output, call.binding, call.corrected, call.trace_id, call.span_id)
+    if len(kept) < FEWEST:
+        raise DistillError(_too_few(contract, len(kept), left_out, untrainable))
+    # The order must not depend on when things ran.
+    examples = [kept[key] for key in sorted(kept)]
+    parts: dict[Part, list[Example]] = {"train": [], "select": [], "certify": [], "test": []}
+    texts = [_split_text(example.input, split_by) for example in examples]
+    for example, part in zip(examples, _parts(texts), strict=True):
+        parts[part].append(example)
+    for part in ("train", "test"):
+        if not parts[part]:
+            raise DistillError(f"All inputs of slot {contract.slot!r} are near-duplicates of each other, so there is no {part} part; collect more varied calls or set split_by.")
+    what = f"near-duplicate clusters of {split_by!r}" if split_by else "near-duplicate clusters of the input"
+    return Dataset(parts, what, dict(left_out))
+
+
+def _split_text(values: dict[str, Any], split_by: str | None) -> str:
+    value = values if split_by is None else values[split_by]
+    return value if isinstance(value, str) else compact_json(value)
+
+
+def _parts(texts: Sequence[str]) -> list[Part]:
+    clusters = near_duplicates(texts)
+    first: dict[int, str] = {}
+    for text, cluster in zip(texts, clusters, strict=True):
+        first[cluster] = min(text, first.get(cluster, text))
+    return [_part_of(first[cluster]) for cluster in clusters]
+
+
+def _part_of(text: str) -> Part:
+    place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
+    for part, share in SHARES.items():
+        place -= share
+        if place < 0:
+            return part
+    return "train"
+
+
+def _too_few(contract: Contract, count: int, left_out: Counter[str], untrainable: Counter[str]) -> str:
+    if untrainable and count == 0:
+        names = ", ".join(map(repr, untrainable))
+        return (
+            f"The answers of {names} may not be trained on: write train_on_outputs = true at the model in hetero.toml "
+            "if its terms allow it (calls logged from then on count), or correct answers with `hetero feedback`."
+        )
+    reasons = "; left out: " + ", ".join(f"{n} ({why})" for why, n in left_out.most_common()) if left_out else ""
+    return f"Slot {contract.slot!r} has {count} usable examples and needs {FEWEST}: run the agent more{reasons}."

@@ -1,0 +1,195 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+"""Measuring a specialist on the engine that will serve it, beside fair baselines.
+
+The base model gets the same prompt and the same grammar, with no and with five examples; plain code
+is word overlap and the most frequent answer. Every score has its n and a Wilson interval (Wilson
+1927), every comparison is paired.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
+
+from ..bindings import Score
+from ..contract import Contract, Sha256, compact_json
+from ..engines import Endpoint
+from ..routing import BadAnswer, attempt
+from .curate import Example
+
+FIVE = 5
+
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer of one contestant to one held-out example."""
+
+    phase: str
+    """`teacher`, `base_grammar`, `base_five_shot`, `specialist`, `word_overlap`, `most_frequent`."""
+    key: Sha256
+    input: dict[str, Any]
+    output: Any
+    """The answer as JSON; None where it did not meet the contract."""
+    valid: bool
+    target: Any
+    model: str
+    prompt_tokens: int | None
+    output_tokens: int | None
+    seconds: float | None
+
+
+def wilson(right: int, n: int) -> Score:
+    """Return a share with its 95 % Wilson score interval (Wilson 1927).
+
+    Args:
+        right: right answers.
+        n: all answers; with 0 the interval is [0, 1].
+    """
+    if n == 0:
+        return Score(score=0.0, low=0.0, high=1.0, n=0)
+    share, z2 = right / n, Z95 * Z95
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return Score(score=share, low=max(0.0, middle - half), high=min(1.0, middle + half), n=n)
+
+
+def paired_difference(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float, float]:
+    """Return the difference of two shares on the same items, with its 95 % interval (low, high).
+
+    Adjusted Wald interval for paired proportions (Bonett and Price 2012).
+
+    Args:
+        first: whether the first contestant was right, n items.
+        second: the same for the second.
+
+    Raises:
+        ValueError: the lengths differ or are 0.
+    """
+    n = len(first)
+    if n == 0 or n != len(second):
+        raise ValueError("both sequences need the same items, at least one")
+    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
+    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
+    p1, p2 = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
+    half = Z95 * math.sqrt(max(0.0, p1 + p2 - (p1 - p2) ** 2) / (n + 2))
+    return (only_first - only_second) / n, max(-1.0, p1 - p2 - half), min(1.0, p1 - p2 + half)
+
+
+def same(output: Any, target: Any) -> bool:
+    """Return whether two JSON values are equal, order of keys aside."""
+    return json.dumps(output, sort_keys=True) == json.dumps(target, sort_keys=True)
+
+
+def score(predictions: Sequence[Prediction]) -> Score:
+    """Return the share of answers that equal their target."""
+    return wilson(sum(p.valid and same(p.output, p.target) for p in predictions), len(predictions))
+
+
+async def predict(
+    phase: str,
+    endpoint: Endpoint,
+    contract: Contract,
+    examples: Sequence[Example],
+    *,
+    shots: Sequence[Example] = (),
+    done: Mapping[tuple[str, Sha256], Prediction] | None = None,
+) -> AsyncIterator[Prediction]:
+    """Give a model's answers, one call at a time; those already `done` are not asked again.
+
+    Args:
+        phase: the contestant's name.
+        endpoint: the model on its serving engine.
+        contract: the slot's contract.
+        examples: held-out examples.
+        shots: examples of the train part that stand before each call.
+        done: earlier predictions by (phase, key).
+    """
+    before = few_shot(contract, shots)
+    for example in examples:
+        if done and (phase, example.key) in done:
+            yield done[phase, example.key]
+            continue
+        arguments = contract.load(example.input)
+        output, valid = None, False
+        model, tokens, seconds = endpoint.model.model_name, (None, None), None
+        try:
+            made = await attempt(endpoint, contract, arguments, examples=before, retries=0)
+        except BadAnswer:
+            pass
+        else:
+            output, valid, seconds = contract.dump_output(made.output), True, made.seconds
+            tokens = (made.usage.input_tokens, made.usage.output_tokens)
+        yield Prediction(phase, example.key, example.input, output, valid, example.output, model, *tokens, seconds)
+
+
+def few_shot(contract: Contract, shots: Sequence[Example]) -> list[ModelMessage]:
+    """Return examples as turns of a conversation."""
+    messages: list[ModelMessage] = []
+    for shot in shots:
+        arguments = contract.load(shot.input)
+        answer = TextPart(content=contract.answer_text(shot.output, arguments))
+        messages += [*contract.messages(arguments), ModelResponse(parts=[answer])]
+    return messages
+
+
+def plain_code(contract: Contract, train: Sequence[Example], test: Sequence[Example]) -> list[Prediction]:
+    """Return the answers of plain code: what a slot must beat to need a model at all.
+
+    Where a call's answers are known beforehand (OneOf, enums, bool): `word_overlap` takes the option
+    that shares most words with the input, `most_frequent` the option that was right most often in the
+    train part. Elsewhere `most_frequent` is the train part's most frequent answer.
+    """
+    counts = Counter(compact_json(example.output) for example in train)
+    contestants: dict[str, Callable[[Example, list[Any] | None], Any]] = {}
+    if contract.options(contract.load(test[0].input)) is not None:
+        contestants["word_overlap"] = lambda example, options: _word_overlap(contract, example, options or [])
+        contestants["most_frequent"] = lambda example, options: max(options or [], key=lambda o: counts[compact_json(o)])
+    elif counts and counts.most_common(1)[0][1] > 1:
+        constant = json.loads(counts.most_common(1)[0][0])
+        contestants["most_frequent"] = lambda example, options: constant
+    return [
+        Prediction(name, e.key, e.input, answer, True, e.output, "plain code", None, None, None)
+        for name, answers in contestants.items()
+        for e in test
+        for answer in [answers(e, contract.options(contract.load(e.input)))]
+    ]
+
+
+def _word_overlap(contract: Contract, example: Example, options: list[Any]) -> Any:
+    constraint = contract.constraint.parameter if contract.constraint else None
+    asked = _words(" ".join(str(value) for name, value in example.input.items() if name != constraint))
+    return max(options, key=lambda option: len(asked & _words(str(option))))
+
+
+def _words(text: str) -> set[str]:
+    """Lower-case word stems; CamelCase and snake_case are split."""
+    parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", text)
+    return {part.lower().removesuffix("s") for part in parts}
+
+
+def read_predictions(path: Path) -> dict[tuple[str, Sha256], Prediction]:
+    """Return the predictions of a JSON-lines file by (phase, key); a last line cut short by a kill is dropped."""
+    found: dict[tuple[str, Sha256], Prediction] = {}
+    if path.is_file():
+        for line in path.read_text("utf-8").splitlines():
+            try:
+                prediction = Prediction(**json.loads(line))
+            except (ValueError, TypeError):
+                continue
+            found[prediction.phase, prediction.key] = prediction
+    return found
+
+
+def prediction_line(prediction: Prediction) -> str:
+    """Return a prediction as a line of JSON."""
+    return json.dumps(asdict(prediction), ensure_ascii=False) + "\n"

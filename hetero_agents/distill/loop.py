@@ -1,0 +1,190 @@
+"""`hetero distill SLOT`: from spans to a candidate in `hetero.lock`, step by step, each kept so that a killed run goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ..bindings import ModelConfig, Score, Specialist, SpecialistId
+from ..bindings.lock import write_atomically
+from ..contract import SlotId
+from ..engines import Endpoint
+from ..engines.adapter import adapter_to_gguf
+from ..engines.catalog import Weights, fetch_weights, find_weights, sha256_of_file, verified_sha256
+from ..errors import ConfigError, DistillError
+from ..slots import App, Slot
+from ..spans import calls_of
+from .curate import Dataset, Example, curate
+from .evaluate import FIVE, Prediction, plain_code, predict, prediction_line, read_predictions, score
+from .train import Recipe, Text, Trained, train_lora
+
+Progress = Callable[[str, int, int], None]
+"""Called with the step's name, what is done and what there is to do."""
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A candidate and everything that was measured of it."""
+
+    specialist_id: SpecialistId
+    specialist: Specialist
+    predictions: list[Prediction]
+    """Every contestant's answers on the test part."""
+    dataset: Dataset
+    trained: Trained
+    reused: bool
+    """The same data, base, recipe and contract had been distilled before."""
+
+
+async def distill(app: App, slot: Slot[..., object], *, base: str | None = None, recipe: Recipe | None = None, progress: Progress) -> Distilled:
+    """Curate, train, convert and evaluate; write a candidate into the lock.
+
+    Steps that an interrupted run finished are not done again.
+
+    Args:
+        app: the workspace.
+        slot: what to distil.
+        base: a name in `[models]`; the slm tier's model where None.
+        recipe: how to train.
+        progress: called as steps go on.
+
+    Raises:
+        DistillError: no usable data, or too little.
+        ConfigError: the base is not one that can be trained and served.
+    """
+    recipe = recipe or Recipe()
+    config, weights = _base(app, base)
+    contract = slot.contract
+    entry = app.workspace.slot_config(slot.id)
+    app.tracing.flush()
+    if slot.hci and entry.hci is not False:
+        raise DistillError(f"Slot {slot.id!r} talks to a human (hci), so it is not distilled; [slots.\"{slot.id}\"] hci = false opts in.")
+    dataset = curate(calls_of(app.vault, slot.id), contract, split_by=entry.split_by, hci_allowed=entry.hci is False)
+    progress("curate", 1, 1)
+    folder = app.workspace.ensure_state_dir() / "distill" / slot.id / f"{dataset.sha256[:12]}-{recipe.sha256[:8]}-{contract.sha256[:8]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "dataset.json", dataset.to_json().encode())
+
+    trained = await asyncio.to_thread(_train, weights, dataset, slot, recipe, folder, progress)
+    gguf = fetch_weights(weights)
+    if not (folder / "adapter" / "adapter.gguf").exists():
+        await asyncio.to_thread(adapter_to_gguf, folder / "adapter", gguf, folder / "adapter" / "adapter.gguf")
+
+    existing = _existing(app, slot.id, folder)
+    specialist_id = existing or app.workspace.lock.next_id(slot.id)
+    home = app.workspace.root / "specialists" / specialist_id
+    if not existing:
+        _copy_whole(folder / "adapter", home)
+    specialist = app.workspace.lock.specialists[existing] if existing else Specialist(
+        slot=slot.id,
+        base=config.model,
+        base_sha256=verified_sha256(gguf),
+        adapter=str(home.relative_to(app.workspace.root)),
+        adapter_sha256=sha256_of_file(home / "adapter_model.safetensors"),
+        gguf_sha256=sha256_of_file(home / "adapter.gguf"),
+        contract_sha256=contract.sha256,
+        dataset_sha256=dataset.sha256,
+        recipe=asdict(recipe),
+        examples=trained.examples,
+        train_seconds=round(trained.seconds, 1),
+        teacher=dataset.teacher,
+        scores={},
+        max_tokens=round(trained.longest_answer * 1.5) + 8,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    predictions = [p async for p in _evaluate(app, slot, dataset, config, specialist_id, specialist, folder, progress)]
+    if not existing:
+        specialist = specialist.model_copy(update={"scores": _scores(predictions)})
+        app.workspace.add_specialist(specialist_id, specialist)
+    return Distilled(specialist_id, specialist, predictions, dataset, trained, reused=existing is not None)
+
+
+def _base(app: App, name: str | None) -> tuple[ModelConfig, Weights]:
+    tier = app.workspace.config.tiers.get("slm")
+    if name is None and tier is None:
+        raise ConfigError("No base to train: give [tiers] an slm entry in hetero.toml, or name one with --base.")
+    config = app.workspace.model(name or (tier.model if tier else ""))
+    prefix, _, weights = config.model.partition(":")
+    if prefix == "local":
+        return config, find_weights(weights)
+    if prefix == "vllm" and config.weights:
+        return config, find_weights(config.weights.removeprefix("local:"))
+    raise ConfigError(f"{config.model!r} cannot be trained: the base is a local: model, or a vllm: one with weights = \"local:...\" beside it.")
+
+
+def _train(weights: Weights, dataset: Dataset, slot: Slot[..., object], recipe: Recipe, folder: Path, progress: Progress) -> Trained:
+    note = folder / "trained.json"
+    if note.exists():
+        values = json.loads(note.read_text())
+        return Trained(**{**values, "losses": [(int(n), float(x)) for n, x in values["losses"]]})
+    contract = slot.contract
+    texts: list[Text] = []
+    for example in dataset.parts["train"]:
+        arguments = contract.load(example.input)
+        texts.append((contract.messages(arguments), contract.answer_text(example.output, arguments)))
+    progress("train", 0, 1)
+    trained = train_lora(weights, texts, recipe, folder, lambda done, total: progress("train", done, total))
+    write_atomically(note, json.dumps(asdict(trained)).encode())
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    return trained
+
+
+async def _evaluate(
+    app: App,
+    slot: Slot[..., object],
+    dataset: Dataset,
+    config: ModelConfig,
+    specialist_id: SpecialistId,
+    specialist: Specialist,
+    folder: Path,
+    progress: Progress,
+) -> AsyncIterator[Prediction]:
+    contract, test = slot.contract, dataset.parts["test"]
+    for example in test:
+        yield Prediction("teacher", example.key, example.input, example.output, True, example.output, example.teacher, None, None, None)
+    for prediction in plain_code(contract, dataset.parts["train"], test):
+        yield prediction
+    # The base may write answers as long as the specialist's: beyond that both are wrong anyway.
+    plain = await app.engines.endpoint(config, slot.id)
+    base = Endpoint(plain.model, bare_json=True, settings={"max_tokens": specialist.max_tokens})
+    contestants: list[tuple[str, Endpoint, Sequence[Example]]] = [
+        ("specialist", await app.engines.specialist(specialist_id, specialist, config), ()),
+        ("base_grammar", base, ()),
+        ("base_five_shot", base, dataset.parts["train"][:FIVE]),
+    ]
+    done = read_predictions(folder / "predictions.jsonl")
+    count, total = 0, len(contestants) * len(test)
+    with (folder / "predictions.jsonl").open("a", encoding="utf-8") as file:
+        for phase, endpoint, shots in contestants:
+            async for prediction in predict(phase, endpoint, contract, test, shots=shots, done=done):
+                if (phase, prediction.key) not in done:
+                    file.write(prediction_line(prediction))
+                    file.flush()
+                count += 1
+                progress(f"evaluate {phase}", count, total)
+                yield prediction
+
+
+def _scores(predictions: Sequence[Prediction]) -> dict[str, Score]:
+    phases = dict.fromkeys(p.phase for p in predictions)
+    return {phase: score([p for p in predictions if p.phase == phase]) for phase in phases}
+
+
+def _existing(app: App, slot: SlotId, folder: Path) -> SpecialistId | None:
+    adapter = sha256_of_file(folder / "adapter" / "adapter_model.safetensors")
+    return next((name for name, entry in app.workspace.lock.of_slot(slot).items() if entry.adapter_sha256 == adapter), None)
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source, part)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(part, target)

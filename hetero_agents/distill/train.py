@@ -1,0 +1,285 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportPrivateImportUsage=false
+"""Step S5: LoRA on a base, on a CPU or a GPU, with checkpoints.
+
+The loss is on the answer alone. Inputs are what the engine will be sent, through the base's own chat
+template, and answers have the exact form that the grammar lets through. A fixed seed repeats on the
+same machine; an interrupted run goes on from its last checkpoint to the same result.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic_ai.messages import ModelMessage, ModelRequest, TextPart, UserPromptPart
+
+from ..contract import Sha256, sha256_of
+from ..engines.catalog import Weights, fetch_weights
+from ..errors import DistillError, MissingExtraError
+
+if TYPE_CHECKING:
+    import torch
+
+CHECKPOINT_SECONDS = 30.0
+
+Progress = Callable[[int, int], None]
+"""Called with the batches done and all batches."""
+
+Text = tuple[Sequence[ModelMessage], str]
+"""The messages of a call and the answer's text."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a specialist is trained. Names are PEFT's where it has one."""
+
+    r: int = 16
+    lora_alpha: int = 32
+    learning_rate: float = 1e-3
+    batch_size: int = 8
+    epochs: float = 1.5
+    top_layers: float = 0.5
+    """Share of the layers, from the top, that get an adapter: the backward pass ends at the lowest of them."""
+    max_length: int = 512
+    """Tokens of prompt and answer; longer examples are left out."""
+    seed: int = 0
+
+    @property
+    def sha256(self) -> Sha256:
+        """Hash of the recipe."""
+        return sha256_of(asdict(self))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training gave besides the adapter's files."""
+
+    examples: int
+    """Different examples seen at least once."""
+    seconds: float
+    losses: list[tuple[int, float]]
+    """(examples so far, mean loss a token of the batches since the last entry)."""
+    longest_answer: int
+    """Tokens of the longest answer, its end included."""
+    left_out: int
+    """Examples longer than `max_length`."""
+
+
+def train_lora(weights: Weights, texts: Sequence[Text], recipe: Recipe, folder: Path, progress: Progress) -> Trained:
+    """Train an adapter and write it to `folder/adapter` (PEFT's form).
+
+    Args:
+        weights: the base.
+        texts: calls and answers.
+        recipe: how.
+        folder: where the checkpoint and the adapter go; a checkpoint found there is continued.
+        progress: called after each batch.
+
+    Raises:
+        DistillError: no example fits `max_length`.
+        MissingExtraError: torch, transformers or peft are not installed.
+    """
+    try:
+        import torch
+        from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    except ImportError as error:
+        raise MissingExtraError("Training", "distill") from error
+    model, tokenizer = load_base(weights)
+    samples = [_tokens(tokenizer, weights, messages, answer) for messages, answer in texts]
+    fitting = [s for s in samples if len(s[0]) + len(s[1]) <= recipe.max_length]
+    if not fitting:
+        raise DistillError(f"No example fits into {recipe.max_length} tokens; the shortest has {min(len(p) + len(a) for p, a in samples)}.")
+
+    torch.manual_seed(recipe.seed)
+    layers: int = model.config.num_hidden_layers
+    config = LoraConfig(
+        r=recipe.r,
+        lora_alpha=recipe.lora_alpha,
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        layers_to_transform=list(range(layers - max(1, round(layers * recipe.top_layers)), layers)),
+        task_type="CAUSAL_LM",
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tuned: Any = get_peft_model(model, config).to(device).train()
+    parameters = [p for p in tuned.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
+    batches = list(_batches([len(p) + len(a) for p, a in fitting], recipe))
+    done, spent, losses = 0, 0.0, list[tuple[int, float]]()
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        set_peft_model_state_dict(tuned, state["adapter"])
+        optimizer.load_state_dict(state["optimizer"])
+        done, spent, losses = state["done"], state["seconds"], [(int(n), float(x)) for n, x in state["losses"]]
+
+    started = saved = time.monotonic()
+    recent: list[float] = []
+    for number, batch in enumerate(batches[done:], done):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * min(1.0, (number + 1) / 8) * max(0.02, 1 - number / len(batches))
+        loss = _loss(tuned, [fitting[i] for i in batch], tokenizer.pad_token_id, device)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        recent.append(loss.item())
+        if len(recent) == 5 or number == len(batches) - 1:
+            losses.append((sum(map(len, batches[: number + 1])), sum(recent) / len(recent)))
+            recent.clear()
+            now = time.monotonic()
+            if now - saved > CHECKPOINT_SECONDS:
+                _save_whole(
+                    {
+                        "adapter": get_peft_model_state_dict(tuned),
+                        "optimizer": optimizer.state_dict(),
+                        "done": number + 1,
+                        "seconds": spent + now - started,
+                        "losses": losses,
+                    },
+                    checkpoint,
+                )
+                saved = now
+        progress(number + 1, len(batches))
+    tuned.save_pretrained(folder / "adapter")
+    return Trained(
+        examples=len({i for batch in batches for i in batch}),
+        seconds=spent + time.monotonic() - started,
+        losses=losses,
+        longest_answer=max(len(answer) for _, answer in samples),
+        left_out=len(samples) - len(fitting),
+    )
+
+
+def load_base(weights: Weights) -> tuple[Any, Any]:
+    """Return (model in fp32, tokenizer) of a base in transformers, read from its GGUF once and kept as safetensors.
+
+    fp32: bf16 is emulated on most processors, and slower.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    gguf = fetch_weights(weights)
+    folder = gguf.with_name(f"{gguf.stem}-safetensors")
+    with _quiet_transformers():
+        if not (folder / "config.json").is_file():
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+            # transformers refuses to save what it believes to be quantised; these weights are plain fp32 now.
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            model.hf_quantizer, model.is_quantized = None, False
+            part = folder.with_name(f".{folder.name}.part")
+            model.save_pretrained(part)
+            tokenizer.save_pretrained(part)
+            os.replace(part, folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        return model, load_tokenizer(folder)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer of a saved base, padding on the left."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def chat_of(messages: Sequence[ModelMessage]) -> list[dict[str, str]]:
+    """Return messages as the chat that an OpenAI-compatible endpoint gets: texts only.
+
+    Raises:
+        DistillError: a message holds something else than text.
+    """
+    chat: list[dict[str, str]] = []
+    last = messages[-1]
+    if isinstance(last, ModelRequest) and last.instructions:
+        chat.append({"role": "system", "content": last.instructions})
+    for message in messages:
+        for part in message.parts:
+            if isinstance(part, UserPromptPart) and isinstance(part.content, str):
+                chat.append({"role": "user", "content": part.content})
+            elif isinstance(part, TextPart):
+                chat.append({"role": "assistant", "content": part.content})
+            else:
+                raise DistillError(f"A call holds a {part.part_kind!r} part; specialists are trained on text only.")
+    return chat
+
+
+def _tokens(tokenizer: Any, weights: Weights, messages: Sequence[ModelMessage], answer: str) -> tuple[list[int], list[int]]:
+    prompt = tokenizer.apply_chat_template(chat_of(messages), tokenize=False, add_generation_prompt=True)
+    end = weights.end_of_turn or tokenizer.eos_token
+    encode: Callable[[str], list[int]] = lambda text: tokenizer(text, add_special_tokens=False).input_ids  # noqa: E731
+    return encode(prompt), encode(answer + end)
+
+
+def _batches(lengths: Sequence[int], recipe: Recipe) -> Iterator[list[int]]:
+    """Batches of like length, in a random order that the seed fixes; a part of an epoch is a random part."""
+    whole = math.ceil(len(lengths) / recipe.batch_size)
+    left = max(1, round(whole * recipe.epochs))
+    epoch = 0
+    while left > 0:
+        dice = random.Random(f"{recipe.seed} {epoch}")
+        order = sorted(range(len(lengths)), key=lambda i: lengths[i] + dice.random() * 12)
+        batches = [order[i : i + recipe.batch_size] for i in range(0, len(order), recipe.batch_size)]
+        dice.shuffle(batches)
+        yield from batches[:left]
+        left -= whole
+        epoch += 1
+
+
+def _loss(model: Any, samples: Sequence[tuple[list[int], list[int]]], pad: int, device: str) -> torch.Tensor:
+    """Mean cross-entropy of the answers' tokens; only their logits are computed."""
+    import torch
+
+    length, kept = max(len(p) + len(a) for p, a in samples), max(len(a) for _, a in samples)
+    ids = torch.full((len(samples), length), pad)
+    mask = torch.zeros_like(ids)
+    labels = torch.full((len(samples), kept), -100)
+    for row, (prompt, answer) in enumerate(samples):
+        ids[row, length - len(prompt) - len(answer) :] = torch.tensor(prompt + answer)
+        mask[row, length - len(prompt) - len(answer) :] = 1
+        labels[row, kept - len(answer) :] = torch.tensor(answer)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    output = model(
+        input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=positions.to(device), logits_to_keep=kept + 1
+    )
+    logits = output.logits[:, :-1].float()
+    return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.to(device).reshape(-1))
+
+
+def _save_whole(state: dict[str, Any], path: Path) -> None:
+    import torch
+
+    part = path.with_name(f".{path.name}.part")
+    torch.save(state, part)
+    os.replace(part, path)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Without transformers' progress bars and load reports, which break our own bar, and without a look at the hub."""
+    import transformers
+
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        transformers.logging.enable_progress_bar()
+        if before is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before

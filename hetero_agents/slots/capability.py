@@ -1,0 +1,116 @@
+"""`Slots`: what joins a `pydantic_ai.Agent` to us. Slots arrive as typed tools, `slot:` model ids are filled late."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+from opentelemetry.trace import get_current_span
+from pydantic_ai import FunctionToolset, RunContext
+from pydantic_ai.capabilities import AbstractCapability, CombinedCapability, Instrumentation, WrapRunHandler
+from pydantic_ai.exceptions import ModelAPIError, UnexpectedModelBehavior
+from pydantic_ai.messages import ModelMessage, ModelResponse
+from pydantic_ai.models import Model, ModelRequestParameters, ModelResolutionContext
+from pydantic_ai.models.fallback import FallbackModel
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.run import AgentRunResult
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.toolsets import AgentToolset
+
+from ..contract import SlotId
+from ..errors import EngineError, ReplayMissError, SlotDefinitionError
+from ..routing import Link
+from ..spans import Names
+from .agency import root_span
+from .registry import registry
+from .slot import Slot
+
+PREFIX = "slot:"
+
+
+class Slots(CombinedCapability[Any]):
+    """Joins an agent: resolves `Agent("slot:name")`, offers slots as tools, logs the run in our vault.
+
+    `Agent("slot:desk", capabilities=[Slots(classify, extract)])`. Without slots it only resolves and logs.
+    """
+
+    def __init__(self, *slots: Slot[..., Any]) -> None:
+        """Take the slots that the agent may call as tools.
+
+        Raises:
+            SlotDefinitionError: a slot has a required `NotSent` parameter, which no model can fill.
+        """
+        tools = FunctionToolset[Any]()
+        for slot in slots:
+            tools.add_function(_tool(slot), name=slot.function.__name__, description=slot.contract.instructions or None)
+        super().__init__([_LateInstrumentation(), _Binder(tools)])
+
+
+def _tool(slot: Slot[..., Any]) -> Callable[..., Any]:
+    for name, parameter in slot.contract.parameters.items():
+        if parameter.kind == "not_sent" and parameter.required:
+            raise SlotDefinitionError(f"Slot {slot.id!r} cannot be a tool: its parameter {name!r} is NotSent and has no default, and no model can fill it.")
+
+    @wraps(slot.function)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        return await slot(*args, **kwargs)
+
+    return call
+
+
+@dataclass
+class _LateInstrumentation(AbstractCapability[Any]):
+    """pydantic-ai's instrumentation on our private provider, opened with the app at the first run, not at import."""
+
+    async def for_run(self, ctx: RunContext[Any]) -> AbstractCapability[Any]:
+        return await Instrumentation(registry.app.tracing.settings, id="hetero").for_run(ctx)
+
+
+@dataclass
+class _Binder(AbstractCapability[Any]):
+    tools: FunctionToolset[Any]
+
+    def get_toolset(self) -> AgentToolset[Any] | None:
+        return self.tools if self.tools.tools else None
+
+    async def resolve_model_id(self, ctx: ModelResolutionContext[Any], *, model_id: str) -> Model | None:
+        if not model_id.startswith(PREFIX):
+            return None
+        name = model_id.removeprefix(PREFIX)
+        app = registry.app
+        links = app.chain(app.binding(name, "llm", None))
+        models = [_Bound((await link.open()).model, link, name, app.workspace.slot_config(name).hci or False) for link in links]
+        return FallbackModel(*models, fallback_on=[_engine_failed]) if len(models) > 1 else models[0]
+
+    async def wrap_run(self, ctx: RunContext[Any], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
+        # The instrumentation is outermost, so the current span is the agent's.
+        with root_span(get_current_span()):
+            return await handler()
+
+
+def _engine_failed(error: Exception) -> bool:
+    return isinstance(error, ModelAPIError | UnexpectedModelBehavior | EngineError) and not isinstance(error, ReplayMissError)
+
+
+class _Bound(WrapperModel):
+    """A model that says in its `chat` span which agent's model it is and what fills it."""
+
+    def __init__(self, wrapped: Model, link: Link, name: str, hci: bool) -> None:
+        super().__init__(wrapped)
+        self._link = link
+        self._name = SlotId(name)
+        self._hci = hci
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        span = get_current_span()
+        span.set_attributes({Names.SLOT: self._name, Names.BINDING: self._link.label, Names.TRAINABLE: self._link.trainable})
+        if self._hci:
+            span.set_attribute(Names.HCI, True)
+        return await super().request(messages, model_settings, model_request_parameters)

@@ -1,0 +1,253 @@
+"""`@slot`: an async function whose body is a model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import threading
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from functools import update_wrapper
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
+
+from opentelemetry.trace import SpanKind
+from pydantic_ai.usage import RequestUsage
+
+from ..bindings.config import Tier
+from ..contract import Contract, SlotId, check_shape, compact_json
+from ..errors import SlotDefinitionError, UserError
+from ..routing import Check, Route, ask
+from ..spans import Names
+from .agency import current_subject
+from .registry import name_in_module, registry
+
+P = ParamSpec("P")
+R = TypeVar("R")
+D = TypeVar("D", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class SlotResult(Generic[R]):
+    """A slot's answer and how it came about."""
+
+    output: R
+    model: str
+    """The answering model's name."""
+    route: Route
+    """Through which models the call went, and why."""
+    confidence: float | None
+    """Product of the answer's token probabilities, 0 to 1, not calibrated; None where the engine gives none."""
+    usage: RequestUsage
+    """Tokens of the answering model's requests."""
+    seconds: float
+    """Time of the answering model's requests."""
+    trace_id: str
+    """32 hexadecimal digits; `hetero traces` and `hetero feedback` take it."""
+    span_id: str
+    """16 hexadecimal digits."""
+
+
+@dataclass(eq=False)
+class Slot(Generic[P, R]):
+    """A named, typed call site for a model. `await slot(...)` gives the value, `slot.run` all that is known of it."""
+
+    function: Callable[P, Coroutine[Any, Any, R]]
+    id: SlotId
+    tier: Tier
+    hci: bool
+    """The slot talks to a human: neither logged for training nor distilled, unless the user opts in."""
+    instructions: str | None = None
+    _checks: list[Check] = field(default_factory=list[Check], repr=False)
+    _contract: Contract | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        update_wrapper(cast(Callable[..., Any], self), self.function)
+
+    @property
+    def contract(self) -> Contract:
+        """What the slot takes, gives and is told.
+
+        Raises:
+            SlotDefinitionError: a type hint names something that does not exist.
+        """
+        if self._contract is None:
+            try:
+                self._contract = Contract(self.function, self.id, self.instructions)
+            except NameError as error:
+                raise SlotDefinitionError(f"Slot {self.id!r} has a type hint that does not resolve ({error}); import the name where the slot is declared.") from error
+        return self._contract
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Ask the model that fills the slot now.
+
+        Raises:
+            AnswerError: no model of the chain gave an answer that holds.
+            UserError: a call or a binding that cannot work.
+        """
+        return (await self.run(*args, **kwargs)).output
+
+    async def run(self, *args: P.args, **kwargs: P.kwargs) -> SlotResult[R]:
+        """Like a call, with model, route, confidence, usage and trace id."""
+        contract = self.contract
+        arguments = contract.bind(args, kwargs)
+        app = registry.app
+        binding = app.binding(self.id, self.tier, contract.sha256)
+        hci = app.workspace.slot_config(self.id).hci
+        attributes: dict[str, Any] = {
+            Names.SLOT: self.id,
+            Names.CONTRACT: contract.sha256,
+            Names.INPUT: compact_json(contract.dump(arguments)),
+        }
+        if self.hci if hci is None else hci:
+            attributes[Names.HCI] = True
+        if (subject := current_subject()) is not None:
+            attributes[Names.SUBJECT] = subject
+        with app.tracing.tracer.start_as_current_span(f"slot {self.id}", attributes=attributes, kind=SpanKind.INTERNAL) as span:
+            answer = await ask(
+                app.chain(binding),
+                contract,
+                arguments,
+                checks=self._checks,
+                state=app.state,
+                instrument=app.tracing.settings,
+                refused=binding.refused,
+            )
+            made, route = answer.attempt, answer.route
+            told: dict[str, Any] = {
+                Names.OUTPUT: compact_json(contract.dump_output(made.output)),
+                Names.BINDING: route.binding,
+                Names.DECISION: route.decision,
+                Names.REASON: route.reason,
+                Names.CONFIDENCE: made.confidence,
+                Names.SPECIALIST: route.specialist,
+                Names.TRAINABLE: answer.link.trainable,
+            }
+            span.set_attributes({key: value for key, value in told.items() if value is not None})
+            context = span.get_span_context()
+        return SlotResult(
+            output=made.output,
+            model=made.model,
+            route=route,
+            confidence=made.confidence,
+            usage=made.usage,
+            seconds=made.seconds,
+            trace_id=f"{context.trace_id:032x}",
+            span_id=f"{context.span_id:016x}",
+        )
+
+    def sync(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Ask from code without an event loop.
+
+        Raises:
+            UserError: a loop runs in this thread; `await` the slot there.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return _runner().run(self(*args, **kwargs), context=contextvars.copy_context())
+        raise UserError(f"{self.id}.sync was called inside a running event loop; write `await {self.function.__name__}(...)` there.")
+
+    @overload
+    def check(self, verifier: Callable[[R], Awaitable[None] | None], /) -> Callable[[R], Awaitable[None] | None]: ...
+
+    @overload
+    def check(
+        self, verifier: Callable[Concatenate[R, P], Awaitable[None] | None], /
+    ) -> Callable[Concatenate[R, P], Awaitable[None] | None]: ...
+
+    def check(self, verifier: Callable[..., Any], /) -> Callable[..., Any]:
+        """Add a verifier: it sees the output, or the output and the arguments, and raises ModelRetry if it does not hold.
+
+        The model may then mend its answer once; after that the call escalates.
+
+        Raises:
+            SlotDefinitionError: the verifier takes something else.
+        """
+        count = len(inspect.signature(verifier).parameters)
+        names = list(inspect.signature(self.function).parameters)
+        if count not in (1, 1 + len(names)):
+            raise SlotDefinitionError(
+                f"The check {verifier.__name__!r} of slot {self.id!r} takes {count} parameters; "
+                f"it takes the output, or the output and {', '.join(names) or 'nothing else'}."
+            )
+
+        async def check(output: Any, arguments: Mapping[str, Any]) -> None:
+            done = verifier(output) if count == 1 else verifier(output, *(arguments[name] for name in names))
+            if inspect.isawaitable(done):
+                await done
+
+        self._checks.append(check)
+        return verifier
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """The verifiers, in the order of their declaration."""
+        return tuple(self._checks)
+
+
+@overload
+def slot(function: Callable[P, Coroutine[Any, Any, R]], /) -> Slot[P, R]: ...
+
+
+@overload
+def slot(
+    *, name: str | None = None, tier: Tier = "llm", hci: bool = False, instructions: str | None = None
+) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Slot[P, R]]: ...
+
+
+def slot(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    tier: Tier = "llm",
+    hci: bool = False,
+    instructions: str | None = None,
+) -> Any:
+    """Declare a slot: an async function with typed parameters, a docstring as the instruction, and `...` as its body.
+
+    Args:
+        function: the function, where the decorator stands bare.
+        name: the slot's id; the module's last part and the function's name where None.
+        tier: what the slot falls back on when nothing more specific is bound.
+        hci: the slot talks to a human (the paper's S1): never trained on unless the user opts in.
+        instructions: the instruction, instead of the docstring.
+
+    Raises:
+        SlotDefinitionError: the function cannot be a slot; one sentence says why.
+    """
+
+    def declare(function: Callable[..., Any]) -> Slot[..., Any]:
+        slot_id = SlotId(name or name_in_module(function))
+        check_shape(function, slot_id)
+        made = Slot(function, slot_id, tier, hci, instructions)
+        try:
+            made._contract = Contract(function, slot_id, instructions)  # pyright: ignore[reportPrivateUsage]
+        except NameError:
+            pass  # a forward reference: resolved, and said if it cannot be, at the first call
+        registry.add_slot(made)
+        return made
+
+    return declare if function is None else declare(function)
+
+
+class _ThreadRunner(threading.local):
+    """One event loop for each thread that calls `.sync`, kept so that HTTP connections are used again."""
+
+    def __init__(self) -> None:
+        self.runner = asyncio.Runner()
+
+    def __del__(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            if not self.runner.get_loop().is_closed():
+                self.runner.close()
+
+
+_threads = _ThreadRunner()
+
+
+def _runner() -> asyncio.Runner:
+    return _threads.runner

@@ -1,0 +1,105 @@
+"""Spans read back: as trees for people, as slot calls for distill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Literal
+
+from .names import Names
+from .record import SpanRecord
+from .vault import Feedback, Vault
+
+Outcome = Literal["ok", "failed", "unknown"]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One run: its spans in the order of their start, and what was said of it."""
+
+    trace_id: str
+    spans: list[SpanRecord]
+    feedback: list[Feedback]
+
+    @property
+    def roots(self) -> list[SpanRecord]:
+        """The spans whose parent is not in the vault."""
+        ids = {span["span_id"] for span in self.spans}
+        return [span for span in self.spans if span["parent_id"] not in ids]
+
+    def children(self, span: SpanRecord) -> list[SpanRecord]:
+        """The spans directly below one."""
+        return [other for other in self.spans if other["parent_id"] == span["span_id"]]
+
+    @property
+    def outcome(self) -> Outcome:
+        """How the run ended: the latest feedback, else what the run said itself, else an error, else unknown."""
+        scores = [f.score for f in self.feedback if f.span_id is None and f.score is not None]
+        if scores:
+            return "ok" if scores[-1] >= 0.5 else "failed"
+        stated = [span["attributes"].get(Names.OUTCOME) for span in self.roots]
+        if "failed" in stated or any(span["status"] == "ERROR" for span in self.roots):
+            return "failed"
+        return "ok" if "ok" in stated else "unknown"
+
+
+@dataclass(frozen=True)
+class SlotCall:
+    """One answered call of a slot, as distill sees it."""
+
+    slot: str
+    trace_id: str
+    span_id: str
+    contract: str
+    input: dict[str, Any]
+    """The arguments as JSON values."""
+    output: Any
+    """The answer as a JSON value: the correction where somebody gave one, else the model's."""
+    corrected: bool
+    binding: str
+    specialist: str | None
+    trainable: bool
+    """The answering model's terms allowed training on its outputs."""
+    hci: bool
+    outcome: Outcome
+    start: int
+
+
+def read_traces(vault: Vault, *, slot: str | None = None, trace: str | None = None) -> Iterator[Trace]:
+    """Give whole traces: all, those that called a slot, or one."""
+    said: dict[str, list[Feedback]] = {}
+    for feedback in vault.feedback():
+        said.setdefault(feedback.trace_id, []).append(feedback)
+    for trace_id, spans in groupby(vault.read(slot=slot, trace=trace), key=lambda span: span["trace_id"]):
+        yield Trace(trace_id, list(spans), said.get(trace_id, []))
+
+
+def calls_of(vault: Vault, slot: str) -> Iterator[SlotCall]:
+    """Give a slot's calls that have an answer, oldest trace first; children of a killed run have outcome unknown."""
+    for trace in read_traces(vault, slot=slot):
+        outcome = trace.outcome
+        answers = {f.span_id: f for f in trace.feedback if f.has_answer and f.span_id}
+        for span in trace.spans:
+            attributes = span["attributes"]
+            if attributes.get(Names.SLOT) != slot or Names.INPUT not in attributes:
+                continue
+            correction = answers.get(span["span_id"])
+            if correction is None and Names.OUTPUT not in attributes:
+                continue
+            yield SlotCall(
+                slot=slot,
+                trace_id=trace.trace_id,
+                span_id=span["span_id"],
+                contract=attributes[Names.CONTRACT],
+                input=json.loads(attributes[Names.INPUT]),
+                output=correction.answer if correction else json.loads(attributes[Names.OUTPUT]),
+                corrected=correction is not None,
+                binding=attributes.get(Names.BINDING, ""),
+                specialist=attributes.get(Names.SPECIALIST),
+                trainable=attributes.get(Names.TRAINABLE, False),
+                hci=attributes.get(Names.HCI, False),
+                outcome=outcome,
+                start=span["start"],
+            )

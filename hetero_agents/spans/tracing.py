@@ -1,0 +1,92 @@
+"""Our private tracer provider: where spans are made, kept whole, and sent to vault and OTLP.
+
+It is private so that a user's own exporter never gets what redaction has not seen, and so that the
+user's samplers and limits never thin the vault; it is joined to the user's traces by context.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.trace import Tracer
+from pydantic_ai.models.instrumented import InstrumentationSettings
+
+from .record import SpanRecord, record_of
+from .vault import Vault
+
+Redact = Callable[[SpanRecord], SpanRecord | None]
+"""Returns what may be stored of a span; None stores nothing."""
+
+_UNLIMITED = SpanLimits(
+    max_span_attributes=SpanLimits.UNSET,
+    max_events=SpanLimits.UNSET,
+    max_links=SpanLimits.UNSET,
+    max_event_attributes=SpanLimits.UNSET,
+    max_link_attributes=SpanLimits.UNSET,
+    max_attribute_length=SpanLimits.UNSET,
+    max_span_attribute_length=SpanLimits.UNSET,
+)
+
+_log = logging.getLogger("hetero_agents")
+
+
+class Tracing:
+    """The provider, its instrumentation settings for pydantic-ai, and their end."""
+
+    def __init__(self, vault: Vault, *, redact: Redact | None = None) -> None:
+        """Start the exporters' threads.
+
+        Args:
+            vault: where spans are stored.
+            redact: what each span passes before anything leaves the process's memory.
+        """
+        self.provider = TracerProvider(
+            sampler=ALWAYS_ON,
+            resource=Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", "hetero_agents")}),
+            span_limits=_UNLIMITED,
+        )
+        self.provider.add_span_processor(_batch(_VaultExporter(vault, redact)))
+        if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+            self.provider.add_span_processor(_batch(OTLPSpanExporter()))
+        self.tracer: Tracer = self.provider.get_tracer("hetero_agents")
+        self.settings = InstrumentationSettings(tracer_provider=self.provider, version=6)
+
+    def flush(self, timeout: float = 30.0) -> bool:
+        """Wait until every finished span is stored and sent; False if that took longer than `timeout` seconds."""
+        return self.provider.force_flush(int(timeout * 1000))
+
+    def close(self) -> None:
+        """Flush and stop the exporters' threads."""
+        self.provider.shutdown()
+
+
+def _batch(exporter: SpanExporter) -> BatchSpanProcessor:
+    return BatchSpanProcessor(exporter, max_queue_size=65_536, schedule_delay_millis=500, max_export_batch_size=512)
+
+
+class _VaultExporter(SpanExporter):
+    def __init__(self, vault: Vault, redact: Redact | None) -> None:
+        self._vault = vault
+        self._redact = redact
+        self.dropped = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        records = [record_of(span) for span in spans]
+        if self._redact is not None:
+            records = [kept for record in records if (kept := self._redact(record)) is not None]
+        try:
+            self._vault.write(records)
+        except Exception as error:
+            # A full disk must not hurt the agent, and must not be silent either.
+            self.dropped += len(records)
+            _log.warning("%d spans could not be stored and are lost (%d so far): %s", len(records), self.dropped, error)
+            return SpanExportResult.FAILURE
+        return SpanExportResult.SUCCESS
