@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, NewType, TypeVar, cast, get_args, get_origin
 
 import jsonschema
+import jsonschema.exceptions
 from jsonschema.validators import validator_for
 from pydantic import BaseModel, TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
@@ -247,18 +248,28 @@ class Contract:
                 f"name one of {', '.join(map(repr, self.parameters)) or 'its parameters (it has none)'}."
             )
         if self.parameters[mark.parameter].kind == "not_sent":
-            raise SlotDefinitionError(f"Slot {self.slot!r} returns {word}({mark.parameter!r}), but that parameter is NotSent.")
+            raise SlotDefinitionError(
+                f"Slot {self.slot!r} returns {word}({mark.parameter!r}), but that parameter is NotSent."
+            )
         given, answer = _bare(self._hints[mark.parameter]), _bare(returns)
         if isinstance(mark, OneOf):
             if given != list[str]:
-                raise SlotDefinitionError(f"Slot {self.slot!r}: OneOf needs a parameter of type list[str], {mark.parameter!r} is {_name(given)}.")
+                raise SlotDefinitionError(
+                    f"Slot {self.slot!r}: OneOf needs a parameter of type list[str], {mark.parameter!r} is {_name(given)}."
+                )
             if answer is not str and set(get_args(answer)) != {str, type(None)}:
-                raise SlotDefinitionError(f"Slot {self.slot!r}: OneOf needs the return type str or str | None, not {_name(answer)}.")
+                raise SlotDefinitionError(
+                    f"Slot {self.slot!r}: OneOf needs the return type str or str | None, not {_name(answer)}."
+                )
         else:
             if given is not dict and get_origin(given) is not dict:
-                raise SlotDefinitionError(f"Slot {self.slot!r}: Fits needs a parameter of type dict[str, Any] (a JSON Schema), {mark.parameter!r} is {_name(given)}.")
+                raise SlotDefinitionError(
+                    f"Slot {self.slot!r}: Fits needs a parameter of type dict[str, Any] (a JSON Schema), {mark.parameter!r} is {_name(given)}."
+                )
             if answer is not dict and get_origin(answer) is not dict:
-                raise SlotDefinitionError(f"Slot {self.slot!r}: Fits needs the return type dict[str, Any], not {_name(answer)}.")
+                raise SlotDefinitionError(
+                    f"Slot {self.slot!r}: Fits needs the return type dict[str, Any], not {_name(answer)}."
+                )
         return mark
 
     def _constraint_mark(self) -> JsonSchema:
@@ -299,12 +310,16 @@ class Contract:
         arguments = dict(bound.arguments)
         match self.constraint:
             case OneOf(name) if not arguments[name]:
-                raise UserError(f"Slot {self.slot!r} was called with an empty {name!r}: there is nothing to choose from.")
+                raise UserError(
+                    f"Slot {self.slot!r} was called with an empty {name!r}: there is nothing to choose from."
+                )
             case Fits(name):
                 try:
                     validator_for(arguments[name], jsonschema.Draft202012Validator).check_schema(arguments[name])
                 except jsonschema.SchemaError as error:
-                    raise UserError(f"Slot {self.slot!r} was called with a {name!r} that is no JSON Schema: {error.message}.") from error
+                    raise UserError(
+                        f"Slot {self.slot!r} was called with a {name!r} that is no JSON Schema: {error.message}."
+                    ) from error
             case _:
                 pass
         return arguments
@@ -410,7 +425,9 @@ class Contract:
         Raises:
             ValueError: the value is not of the contract (pydantic's ValidationError is one).
         """
-        output = self.output.validate_python(value) if self.constraint else self.output.validate_json(compact_json(value))
+        output = (
+            self.output.validate_python(value) if self.constraint else self.output.validate_json(compact_json(value))
+        )
         match self.constraint:
             case OneOf(name):
                 if output not in arguments[name] and not (output is None and self.abstains):
@@ -418,7 +435,7 @@ class Contract:
             case Fits(name):
                 schema: Any = arguments[name]
                 validator = cast(Any, validator_for(schema, jsonschema.Draft202012Validator)(schema))
-                if (error := jsonschema.exceptions.best_match(validator.iter_errors(output))) is not None:
+                if (error := _worst(validator, output)) is not None:
                     raise ValueError(f"{error.json_path}: {error.message}")
             case None:
                 pass
@@ -445,18 +462,28 @@ def check_shape(function: Callable[..., Any], name: str) -> None:
             parameters, or a body that would never run.
     """
     if not inspect.iscoroutinefunction(function):
-        raise SlotDefinitionError(f"Slot {name!r} is no `async def` function; declare it `async def` (sync callers use .sync).")
+        raise SlotDefinitionError(
+            f"Slot {name!r} is no `async def` function; declare it `async def` (sync callers use .sync)."
+        )
     scope = function.__qualname__.rpartition(".")[0]
     if scope and not scope.endswith("<locals>"):
-        raise SlotDefinitionError(f"Slot {name!r} is a method of {scope!r}; a slot is a plain function, so move it out of the class.")
+        raise SlotDefinitionError(
+            f"Slot {name!r} is a method of {scope!r}; a slot is a plain function, so move it out of the class."
+        )
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             stars = "*" if parameter.kind is parameter.VAR_POSITIONAL else "**"
-            raise SlotDefinitionError(f"Slot {name!r} takes {stars}{parameter.name}; a contract names each parameter, so list them.")
+            raise SlotDefinitionError(
+                f"Slot {name!r} takes {stars}{parameter.name}; a contract names each parameter, so list them."
+            )
         if parameter.kind is parameter.POSITIONAL_ONLY:
-            raise SlotDefinitionError(f"Slot {name!r} has the positional-only parameter {parameter.name!r}; remove the `/`.")
+            raise SlotDefinitionError(
+                f"Slot {name!r} has the positional-only parameter {parameter.name!r}; remove the `/`."
+            )
     if function.__code__.co_code not in _EMPTY_BODIES:
-        raise SlotDefinitionError(f"Slot {name!r} has code in its body, which would never run: a model answers; the body is `...`.")
+        raise SlotDefinitionError(
+            f"Slot {name!r} has code in its body, which would never run: a model answers; the body is `...`."
+        )
 
 
 async def _with_docstring() -> None:
@@ -481,10 +508,13 @@ def _ordered(value: Any, schema: Any, definitions: JsonSchema) -> Any:
     if not isinstance(value, dict):
         return value
     value = cast(dict[str, Any], value)
-    properties: JsonSchema = schema.get("properties", {})
+    properties = cast(JsonSchema, schema.get("properties", {}))
     if not properties:  # a union: the member whose properties the value has
-        members: list[JsonSchema] = [_member(m, definitions) for m in (*schema.get("anyOf", ()), *schema.get("oneOf", ()))]
-        properties = next((m["properties"] for m in members if value.keys() <= m.get("properties", {}).keys()), {})
+        members: list[JsonSchema] = [
+            _member(m, definitions) for m in (*schema.get("anyOf", ()), *schema.get("oneOf", ()))
+        ]
+        fitting = (m for m in members if value.keys() <= m.get("properties", {}).keys())
+        properties = cast(JsonSchema, next(fitting, {}).get("properties", {}))
     keys = [key for key in properties if key in value] + [key for key in value if key not in properties]
     return {key: _ordered(value[key], properties.get(key), definitions) for key in keys}
 
@@ -492,6 +522,12 @@ def _ordered(value: Any, schema: Any, definitions: JsonSchema) -> Any:
 def _member(schema: JsonSchema, definitions: JsonSchema) -> JsonSchema:
     ref = schema.get("$ref")
     return definitions.get(ref.removeprefix("#/$defs/"), {}) if isinstance(ref, str) else schema
+
+
+def _worst(validator: Any, value: Any) -> jsonschema.ValidationError | None:
+    """The most telling error of a value, if it has one."""
+    best_match = cast(Callable[..., jsonschema.ValidationError | None], vars(jsonschema.exceptions)["best_match"])
+    return best_match(validator.iter_errors(value))
 
 
 def _is_object(schema: JsonSchema) -> bool:
@@ -525,11 +561,15 @@ def _adapter(slot: SlotId, what: str, hint: Any) -> TypeAdapter[Any]:
         ) from error
 
 
-def _json_schema(slot: SlotId, what: str, adapter: TypeAdapter[Any], mode: typing.Literal["validation", "serialization"]) -> JsonSchema:
+def _json_schema(
+    slot: SlotId, what: str, adapter: TypeAdapter[Any], mode: typing.Literal["validation", "serialization"]
+) -> JsonSchema:
     try:
         return adapter.json_schema(mode=mode)
     except PydanticUserError as error:
-        raise SlotDefinitionError(f"Slot {slot!r} has no JSON Schema for {what}: {error.message.splitlines()[0]}.") from error
+        raise SlotDefinitionError(
+            f"Slot {slot!r} has no JSON Schema for {what}: {error.message.splitlines()[0]}."
+        ) from error
 
 
 def _bare(hint: Any) -> Any:

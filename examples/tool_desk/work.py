@@ -18,8 +18,14 @@ from hetero_agents.contract import Sha256
 from hetero_agents.engines.catalog import Progress, fetch
 
 SOURCE = "pypi:bfcl-eval==2026.3.23"
-QUESTIONS = ("data/BFCL_v4_live_multiple.json", Sha256("fd8ccfad4d911420d0e3341dbe2fff77d1d341da934248b9bb2bda24ab3a10c8"))
-ANSWERS = ("possible_answer/BFCL_v4_live_multiple.json", Sha256("97e90d59c5bd76c55a2920ce93e5566e9046307d3f558578f085f9d3a56c3084"))
+QUESTIONS = (
+    "data/BFCL_v4_live_multiple.json",
+    Sha256("fd8ccfad4d911420d0e3341dbe2fff77d1d341da934248b9bb2bda24ab3a10c8"),
+)
+ANSWERS = (
+    "possible_answer/BFCL_v4_live_multiple.json",
+    Sha256("97e90d59c5bd76c55a2920ce93e5566e9046307d3f558578f085f9d3a56c3084"),
+)
 ITEMS = 800
 """The items after these are not used."""
 
@@ -43,7 +49,11 @@ class Item:
     def arguments(self) -> dict[str, Any]:
         """The first accepted value of each argument that must be there: the answer key's answer."""
         required = self.tools[self.tool].get("required", [])
-        given = {name: [v for v in values if v != ""] for name, values in self.accepted.items() if "" not in values or name in required}
+        given = {
+            name: [v for v in values if v != ""]
+            for name, values in self.accepted.items()
+            if "" not in values or name in required
+        }
         return {name: _first(values) for name, values in given.items() if values}
 
     @property
@@ -104,7 +114,10 @@ def answer_lines(items: list[Item]) -> Iterator[dict[str, Any]]:
     """
     for item in items:
         names = list(item.tools)
-        choose, fill = {"request": item.request, "tools": names}, {"request": item.request, "parameters": item.tools[item.tool]}
+        choose, fill = (
+            {"request": item.request, "tools": names},
+            {"request": item.request, "parameters": item.tools[item.tool]},
+        )
         yield {"slot": "desk.choose", "input": choose, "output": item.tool}
         yield {"slot": "desk.fill", "input": fill, "output": item.arguments}
         step = {"slot": "desk_root", "prompt": item.prompt}
@@ -123,9 +136,10 @@ def _first(values: Any) -> Any:
     if isinstance(values, dict):
         entries = cast(dict[str, Any], values)
         return {k: _first(v) for k, v in entries.items() if not (isinstance(v, list) and "" in v)}
-    if not isinstance(values, list) or not values:
-        return values
-    value = cast(list[Any], values)[0]
+    candidates = cast(list[Any], values) if isinstance(values, list) else []
+    if not candidates:
+        return cast(Any, values)
+    value = candidates[0]
     if isinstance(value, dict):
         return _first(value)
     if isinstance(value, list):

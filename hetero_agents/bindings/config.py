@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -71,7 +71,8 @@ class Config(_Form):
     def _plain_ids(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return {name: {"model": entry} if isinstance(entry, str) else entry for name, entry in value.items()}
+        entries = cast(dict[str, Any], value)
+        return {name: {"model": entry} if isinstance(entry, str) else entry for name, entry in entries.items()}
 
     @classmethod
     def load(cls, path: Path) -> Config:
@@ -93,12 +94,18 @@ class Config(_Form):
         return config
 
     def _check_names(self, path: Path) -> None:
-        used = [(f"[tiers] {tier}", name) for tier, entry in self.tiers.items() for name in (entry.model, *entry.fallback)]
+        used = [
+            (f"[tiers] {tier}", name) for tier, entry in self.tiers.items() for name in (entry.model, *entry.fallback)
+        ]
         for slot, entry in self.slots.items():
-            used += [(f'[slots."{slot}"]', name) for name in ([entry.model] if entry.model else []) + (entry.fallback or [])]
+            used += [
+                (f'[slots."{slot}"]', name) for name in ([entry.model] if entry.model else []) + (entry.fallback or [])
+            ]
         for where, name in used:
             if name not in self.models:
-                raise ConfigError(f"{path}: {where} names the model {name!r}, which [models] does not have{did_you_mean(name, self.models)}.")
+                raise ConfigError(
+                    f"{path}: {where} names the model {name!r}, which [models] does not have{did_you_mean(name, self.models)}."
+                )
 
 
 def _sentence(error: ValidationError) -> str:
@@ -113,6 +120,11 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _known_keys(parents: tuple[str | int, ...]) -> list[str]:
-    forms: dict[str, type[BaseModel]] = {"app": AppConfig, "models": ModelConfig, "tiers": TierConfig, "slots": SlotConfig}
+    forms: dict[str, type[BaseModel]] = {
+        "app": AppConfig,
+        "models": ModelConfig,
+        "tiers": TierConfig,
+        "slots": SlotConfig,
+    }
     form = forms.get(str(parents[0]), Config) if parents else Config
     return list(form.model_fields)

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NewType
@@ -98,10 +98,14 @@ class Lock(_Form):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"])) or "the file"
-            raise ConfigError(f"{path} is broken at {place} ({first['msg']}); restore it from version control.") from error
+            raise ConfigError(
+                f"{path} is broken at {place} ({first['msg']}); restore it from version control."
+            ) from error
         for slot, entry in lock.slots.items():
             if entry.active is not None and entry.active not in lock.specialists:
-                raise ConfigError(f"{path} makes {entry.active!r} active in {slot!r} but does not hold it; restore it from version control.")
+                raise ConfigError(
+                    f"{path} makes {entry.active!r} active in {slot!r} but does not hold it; restore it from version control."
+                )
         return lock
 
     def of_slot(self, slot: SlotId) -> dict[SpecialistId, Specialist]:
@@ -147,7 +151,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
+def _exclusive(path: Path) -> Generator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -57,14 +57,18 @@ class Dataset:
     @property
     def teacher(self) -> str:
         """The models that answered, most frequent first."""
-        return ", ".join(name for name, _ in Counter(e.teacher for part in self.parts.values() for e in part).most_common())
+        return ", ".join(
+            name for name, _ in Counter(e.teacher for part in self.parts.values() for e in part).most_common()
+        )
 
     def to_json(self) -> str:
         """Return the data set as JSON text."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
 
-def curate(calls: Iterable[SlotCall], contract: Contract, *, split_by: str | None, hci_allowed: bool = False) -> Dataset:
+def curate(
+    calls: Iterable[SlotCall], contract: Contract, *, split_by: str | None, hci_allowed: bool = False
+) -> Dataset:
     """Return the examples that a slot's calls give.
 
     Used are calls of this contract whose run did not fail, whose model's terms allow training or whose
@@ -80,7 +84,9 @@ def curate(calls: Iterable[SlotCall], contract: Contract, *, split_by: str | Non
         UnknownNameError: `split_by` names no parameter.
     """
     if split_by is not None and split_by not in contract.parameters:
-        raise UnknownNameError("parameter", split_by, contract.parameters, hint="split_by names a parameter of the slot")
+        raise UnknownNameError(
+            "parameter", split_by, contract.parameters, hint="split_by names a parameter of the slot"
+        )
     left_out: Counter[str] = Counter()
     untrainable: Counter[str] = Counter()
     kept: dict[Sha256, Example] = {}
@@ -113,7 +119,9 @@ def curate(calls: Iterable[SlotCall], contract: Contract, *, split_by: str | Non
         parts[part].append(example)
     for part in ("train", "test"):
         if not parts[part]:
-            raise DistillError(f"All inputs of slot {contract.slot!r} are near-duplicates of each other, so there is no {part} part; collect more varied calls or set split_by.")
+            raise DistillError(
+                f"All inputs of slot {contract.slot!r} are near-duplicates of each other, so there is no {part} part; collect more varied calls or set split_by."
+            )
     what = f"near-duplicate clusters of {split_by!r}" if split_by else "near-duplicate clusters of the input"
     return Dataset(parts, what, dict(left_out))
 

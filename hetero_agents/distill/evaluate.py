@@ -153,7 +153,9 @@ def plain_code(contract: Contract, train: Sequence[Example], test: Sequence[Exam
     contestants: dict[str, Callable[[Example, list[Any] | None], Any]] = {}
     if contract.options(contract.load(test[0].input)) is not None:
         contestants["word_overlap"] = lambda example, options: _word_overlap(contract, example, options or [])
-        contestants["most_frequent"] = lambda example, options: max(options or [], key=lambda o: counts[compact_json(o)])
+        contestants["most_frequent"] = lambda example, options: max(
+            options or [], key=lambda o: counts[compact_json(o)]
+        )
     elif counts and counts.most_common(1)[0][1] > 1:
         constant = json.loads(counts.most_common(1)[0][0])
         contestants["most_frequent"] = lambda example, options: constant

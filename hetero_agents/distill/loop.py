@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from ..bindings import ModelConfig, Score, Specialist, SpecialistId
 from ..bindings.lock import write_atomically
@@ -42,7 +43,9 @@ class Distilled:
     """The same data, base, recipe and contract had been distilled before."""
 
 
-async def distill(app: App, slot: Slot[..., object], *, base: str | None = None, recipe: Recipe | None = None, progress: Progress) -> Distilled:
+async def distill(
+    app: App, slot: Slot[..., object], *, base: str | None = None, recipe: Recipe | None = None, progress: Progress
+) -> Distilled:
     """Curate, train, convert and evaluate; write a candidate into the lock.
 
     Steps that an interrupted run finished are not done again.
@@ -64,10 +67,17 @@ async def distill(app: App, slot: Slot[..., object], *, base: str | None = None,
     entry = app.workspace.slot_config(slot.id)
     app.tracing.flush()
     if slot.hci and entry.hci is not False:
-        raise DistillError(f"Slot {slot.id!r} talks to a human (hci), so it is not distilled; [slots.\"{slot.id}\"] hci = false opts in.")
+        raise DistillError(
+            f'Slot {slot.id!r} talks to a human (hci), so it is not distilled; [slots."{slot.id}"] hci = false opts in.'
+        )
     dataset = curate(calls_of(app.vault, slot.id), contract, split_by=entry.split_by, hci_allowed=entry.hci is False)
     progress("curate", 1, 1)
-    folder = app.workspace.ensure_state_dir() / "distill" / slot.id / f"{dataset.sha256[:12]}-{recipe.sha256[:8]}-{contract.sha256[:8]}"
+    folder = (
+        app.workspace.ensure_state_dir()
+        / "distill"
+        / slot.id
+        / f"{dataset.sha256[:12]}-{recipe.sha256[:8]}-{contract.sha256[:8]}"
+    )
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "dataset.json", dataset.to_json().encode())
 
@@ -81,22 +91,26 @@ async def distill(app: App, slot: Slot[..., object], *, base: str | None = None,
     home = app.workspace.root / "specialists" / specialist_id
     if not existing:
         _copy_whole(folder / "adapter", home)
-    specialist = app.workspace.lock.specialists[existing] if existing else Specialist(
-        slot=slot.id,
-        base=config.model,
-        base_sha256=verified_sha256(gguf),
-        adapter=str(home.relative_to(app.workspace.root)),
-        adapter_sha256=sha256_of_file(home / "adapter_model.safetensors"),
-        gguf_sha256=sha256_of_file(home / "adapter.gguf"),
-        contract_sha256=contract.sha256,
-        dataset_sha256=dataset.sha256,
-        recipe=asdict(recipe),
-        examples=trained.examples,
-        train_seconds=round(trained.seconds, 1),
-        teacher=dataset.teacher,
-        scores={},
-        max_tokens=round(trained.longest_answer * 1.5) + 8,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    specialist = (
+        app.workspace.lock.specialists[existing]
+        if existing
+        else Specialist(
+            slot=slot.id,
+            base=config.model,
+            base_sha256=verified_sha256(gguf),
+            adapter=str(home.relative_to(app.workspace.root)),
+            adapter_sha256=sha256_of_file(home / "adapter_model.safetensors"),
+            gguf_sha256=sha256_of_file(home / "adapter.gguf"),
+            contract_sha256=contract.sha256,
+            dataset_sha256=dataset.sha256,
+            recipe=asdict(recipe),
+            examples=trained.examples,
+            train_seconds=round(trained.seconds, 1),
+            teacher=dataset.teacher,
+            scores={},
+            max_tokens=round(trained.longest_answer * 1.5) + 8,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
     )
     predictions = [p async for p in _evaluate(app, slot, dataset, config, specialist_id, specialist, folder, progress)]
     if not existing:
@@ -115,14 +129,19 @@ def _base(app: App, name: str | None) -> tuple[ModelConfig, Weights]:
         return config, find_weights(weights)
     if prefix == "vllm" and config.weights:
         return config, find_weights(config.weights.removeprefix("local:"))
-    raise ConfigError(f"{config.model!r} cannot be trained: the base is a local: model, or a vllm: one with weights = \"local:...\" beside it.")
+    raise ConfigError(
+        f'{config.model!r} cannot be trained: the base is a local: model, or a vllm: one with weights = "local:..." beside it.'
+    )
 
 
-def _train(weights: Weights, dataset: Dataset, slot: Slot[..., object], recipe: Recipe, folder: Path, progress: Progress) -> Trained:
+def _train(
+    weights: Weights, dataset: Dataset, slot: Slot[..., object], recipe: Recipe, folder: Path, progress: Progress
+) -> Trained:
     note = folder / "trained.json"
     if note.exists():
-        values = json.loads(note.read_text())
-        return Trained(**{**values, "losses": [(int(n), float(x)) for n, x in values["losses"]]})
+        values: dict[str, Any] = json.loads(note.read_text())
+        values["losses"] = [(int(n), float(x)) for n, x in values["losses"]]
+        return Trained(**values)
     contract = slot.contract
     texts: list[Text] = []
     for example in dataset.parts["train"]:
@@ -147,7 +166,18 @@ async def _evaluate(
 ) -> AsyncIterator[Prediction]:
     contract, test = slot.contract, dataset.parts["test"]
     for example in test:
-        yield Prediction("teacher", example.key, example.input, example.output, True, example.output, example.teacher, None, None, None)
+        yield Prediction(
+            "teacher",
+            example.key,
+            example.input,
+            example.output,
+            True,
+            example.output,
+            example.teacher,
+            None,
+            None,
+            None,
+        )
     for prediction in plain_code(contract, dataset.parts["train"], test):
         yield prediction
     # The base may write answers as long as the specialist's: beyond that both are wrong anyway.
@@ -178,7 +208,9 @@ def _scores(predictions: Sequence[Prediction]) -> dict[str, Score]:
 
 def _existing(app: App, slot: SlotId, folder: Path) -> SpecialistId | None:
     adapter = sha256_of_file(folder / "adapter" / "adapter_model.safetensors")
-    return next((name for name, entry in app.workspace.lock.of_slot(slot).items() if entry.adapter_sha256 == adapter), None)
+    return next(
+        (name for name, entry in app.workspace.lock.of_slot(slot).items() if entry.adapter_sha256 == adapter), None
+    )
 
 
 def _copy_whole(source: Path, target: Path) -> None:

@@ -8,11 +8,14 @@ same machine; an interrupted run goes on from its last checkpoint to the same re
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -95,7 +98,9 @@ def train_lora(weights: Weights, texts: Sequence[Text], recipe: Recipe, folder: 
     samples = [_tokens(tokenizer, weights, messages, answer) for messages, answer in texts]
     fitting = [s for s in samples if len(s[0]) + len(s[1]) <= recipe.max_length]
     if not fitting:
-        raise DistillError(f"No example fits into {recipe.max_length} tokens; the shortest has {min(len(p) + len(a) for p, a in samples)}.")
+        raise DistillError(
+            f"No example fits into {recipe.max_length} tokens; the shortest has {min(len(p) + len(a) for p, a in samples)}."
+        )
 
     torch.manual_seed(recipe.seed)
     layers: int = model.config.num_hidden_layers
@@ -107,7 +112,9 @@ def train_lora(weights: Weights, texts: Sequence[Text], recipe: Recipe, folder: 
         task_type="CAUSAL_LM",
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tuned: Any = get_peft_model(model, config).to(device).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers in a way that ends with version 6
+        tuned: Any = get_peft_model(model, config).to(device).train()
     parameters = [p for p in tuned.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
     batches = list(_batches([len(p) + len(a) for p, a in fitting], recipe))
@@ -214,7 +221,9 @@ def chat_of(messages: Sequence[ModelMessage]) -> list[dict[str, str]]:
     return chat
 
 
-def _tokens(tokenizer: Any, weights: Weights, messages: Sequence[ModelMessage], answer: str) -> tuple[list[int], list[int]]:
+def _tokens(
+    tokenizer: Any, weights: Weights, messages: Sequence[ModelMessage], answer: str
+) -> tuple[list[int], list[int]]:
     prompt = tokenizer.apply_chat_template(chat_of(messages), tokenize=False, add_generation_prompt=True)
     end = weights.end_of_turn or tokenizer.eos_token
     encode: Callable[[str], list[int]] = lambda text: tokenizer(text, add_special_tokens=False).input_ids  # noqa: E731
@@ -250,7 +259,10 @@ def _loss(model: Any, samples: Sequence[tuple[list[int], list[int]]], pad: int, 
         labels[row, kept - len(answer) :] = torch.tensor(answer)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     output = model(
-        input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=positions.to(device), logits_to_keep=kept + 1
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        position_ids=positions.to(device),
+        logits_to_keep=kept + 1,
     )
     logits = output.logits[:, :-1].float()
     return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.to(device).reshape(-1))
@@ -265,8 +277,8 @@ def _save_whole(state: dict[str, Any], path: Path) -> None:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Without transformers' progress bars and load reports, which break our own bar, and without a look at the hub."""
+def _quiet_transformers() -> Generator[None]:
+    """Without transformers' progress bars, reports and warnings, which break our own bar, and without a look at the hub."""
     import transformers
 
     before = os.environ.get("HF_HUB_OFFLINE")
@@ -275,7 +287,10 @@ def _quiet_transformers() -> Iterator[None]:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
-        yield
+        # The bar of the GGUF reader is tqdm's own and knows no switch.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         transformers.logging.set_verbosity(verbosity)
         transformers.logging.enable_progress_bar()

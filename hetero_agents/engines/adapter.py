@@ -58,10 +58,14 @@ def adapter_to_gguf(adapter: Path, base_gguf: Path, target: Path) -> None:
         module, _, part = key.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
         name = names.get_name(module)
         if name is None or f"{name}.weight" not in shapes:
-            raise EngineError(f"The adapter has weights for {module!r}, which {base_gguf.name} does not have: it is for another base.")
+            raise EngineError(
+                f"The adapter has weights for {module!r}, which {base_gguf.name} does not have: it is for another base."
+            )
         inputs, outputs = shapes[f"{name}.weight"]
         if (part == "A" and array.shape[1] != inputs) or (part == "B" and array.shape[0] != outputs):
-            raise EngineError(f"The adapter's {module!r} has shape {array.shape}, which does not fit {base_gguf.name}: it is for another base.")
+            raise EngineError(
+                f"The adapter's {module!r} has shape {array.shape}, which does not fit {base_gguf.name}: it is for another base."
+            )
         if part == "B" and architecture == "llama" and module.endswith(("q_proj", "k_proj")):
             array = _permuted(array, heads if module.endswith("q_proj") else kv_heads)
         writer.add_tensor(f"{name}.weight.lora_{part.lower()}", array.astype("float32"))

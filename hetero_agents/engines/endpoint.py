@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 from pydantic_ai.exceptions import UserError as PydanticAIUserError
@@ -70,7 +70,9 @@ class Engines:
                 from .local import local_model
 
                 weights = find_weights(name)
-                return self._cached(("local", name), lambda: Endpoint(local_model(self._local, weights, None), bare_json=True))
+                return self._cached(
+                    ("local", name), lambda: Endpoint(local_model(self._local, weights, None), bare_json=True)
+                )
             case "vllm":
                 from .vllm import VllmServer, vllm_model
 
@@ -81,7 +83,10 @@ class Engines:
 
                 # Loading an answer file and starting its process takes a moment: not on the event loop.
                 url = await asyncio.to_thread(self._replay.url, (self.root / name).resolve())
-                return self._cached(("replay", url, slot), lambda: Endpoint(replay_model(url, Path(name).name, slot), bare_json=True, keyed=True))
+                return self._cached(
+                    ("replay", url, slot),
+                    lambda: Endpoint(replay_model(url, Path(name).name, slot), bare_json=True, keyed=True),
+                )
             case _:
                 return self._cached(("hub", config.model), lambda: Endpoint(_known_model(config.model)))
 
@@ -105,11 +110,15 @@ class Engines:
 
             weights = find_weights(name)
             if weights.sha256 not in (None, specialist.base_sha256):
-                raise IntegrityError(f"{specialist_id} was trained on other weights of {specialist.base} than the catalog has now; distill it again.")
+                raise IntegrityError(
+                    f"{specialist_id} was trained on other weights of {specialist.base} than the catalog has now; distill it again."
+                )
             adapter = _checked(folder / "adapter.gguf", specialist.gguf_sha256, specialist_id)
             return self._cached(
                 ("local", name, specialist_id, specialist.gguf_sha256),
-                lambda: Endpoint(local_model(self._local, weights, adapter, specialist_id), bare_json=True, settings=settings),
+                lambda: Endpoint(
+                    local_model(self._local, weights, adapter, specialist_id), bare_json=True, settings=settings
+                ),
             )
         if prefix == "vllm":
             from .vllm import VllmServer, vllm_model
@@ -121,7 +130,9 @@ class Engines:
                 ("vllm", server, adapter_name),
                 lambda: Endpoint(vllm_model(server, adapter_name), bare_json=True, settings=settings),
             )
-        raise ConfigError(f"{specialist_id} stands on {specialist.base!r}, which serves no adapters; use local: or vllm:.")
+        raise ConfigError(
+            f"{specialist_id} stands on {specialist.base!r}, which serves no adapters; use local: or vllm:."
+        )
 
     def _cached(self, key: tuple[Any, ...], make: Callable[[], Endpoint]) -> Endpoint:
         mine = self._endpoints.setdefault(asyncio.get_running_loop(), {})
@@ -152,7 +163,9 @@ def _checked(path: Path, sha256: str, specialist_id: SpecialistId) -> Path:
     if not path.is_file():
         raise IntegrityError(f"The weights of {specialist_id} are not at {path}; distill it again or roll it back.")
     if verified_sha256(path) != sha256:
-        raise IntegrityError(f"{path} is not what was evaluated as {specialist_id}: its SHA-256 differs; distill it again or roll it back.")
+        raise IntegrityError(
+            f"{path} is not what was evaluated as {specialist_id}: its SHA-256 differs; distill it again or roll it back."
+        )
     return path
 
 
@@ -170,8 +183,8 @@ def _retrying_provider(name: str) -> Provider[Any]:
     from pydantic_ai.retries import AsyncHTTPX2TenacityTransport, RetryConfig, wait_retry_after
     from tenacity import retry_if_exception_type, stop_after_attempt
 
-    provider = infer_provider_class(name)
-    if "http_client" not in inspect.signature(provider.__init__).parameters:
+    provider = cast("Callable[..., Provider[Any]]", infer_provider_class(name))
+    if "http_client" not in inspect.signature(provider).parameters:
         return provider()
     transport = AsyncHTTPX2TenacityTransport(
         config=RetryConfig(

@@ -110,11 +110,12 @@ class LocalServers:
 
 def _start(path: Path, adapters: tuple[Path, ...], weights: Weights) -> _Server:
     try:
-        import xllamacpp
+        import xllamacpp  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as error:
         raise MissingExtraError("A local: model", "local") from error
+    llama: Any = xllamacpp  # it ships no types
     key = secrets.token_hex(16)
-    params = xllamacpp.CommonParams()
+    params = llama.CommonParams()
     params.model.path = str(path)
     params.model_alias = {weights.name}
     params.hostnames = ["127.0.0.1"]
@@ -128,11 +129,13 @@ def _start(path: Path, adapters: tuple[Path, ...], weights: Weights) -> _Server:
     params.verbosity = -1
     params.warmup = False
     if adapters:
-        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 0.0) for adapter in adapters]
+        params.lora_adapters = [llama.CommonAdapterLoraInfo(str(adapter), 0.0) for adapter in adapters]
     try:
-        handle = xllamacpp.Server(params)
+        handle = llama.Server(params)
     except Exception as error:
-        raise EngineError(f"llama.cpp cannot load {path.name} with {len(adapters)} adapters ({error}); is an adapter for another base?") from error
+        raise EngineError(
+            f"llama.cpp cannot load {path.name} with {len(adapters)} adapters ({error}); is an adapter for another base?"
+        ) from error
     return _Server(f"{handle.listening_address}/v1", key, adapters, handle)
 
 
@@ -157,7 +160,9 @@ class LocalModel(OpenAIChatModel):
 
     def __init__(self, servers: LocalServers, weights: Weights, adapter: Path | None, name: str) -> None:
         # The address is known only when the server runs; it runs only when somebody asks.
-        super().__init__(name, provider=OpenAIProvider(base_url="http://127.0.0.1:9/v1", api_key="unset"), profile=LOCAL_PROFILE)
+        super().__init__(
+            name, provider=OpenAIProvider(base_url="http://127.0.0.1:9/v1", api_key="unset"), profile=LOCAL_PROFILE
+        )
         self.client.max_retries = 0  # an engine in this process that fails will fail again
         self._servers = servers
         self._weights = weights
@@ -201,8 +206,12 @@ class LocalModel(OpenAIChatModel):
             body: dict[str, Any] = {"lora": lora}
             if parameters.output_object is not None and not parameters.function_tools:
                 body["grammar"] = grammar_of(parameters.output_object.json_schema)
-                parameters = replace(parameters, output_mode="text", output_object=None, output_tools=[], allow_text_output=True)
-            own = OpenAIChatModelSettings(temperature=0.0, max_tokens=DEFAULT_MAX_TOKENS, openai_logprobs=True, extra_body=body)
+                parameters = replace(
+                    parameters, output_mode="text", output_object=None, output_tools=[], allow_text_output=True
+                )
+            own = OpenAIChatModelSettings(
+                temperature=0.0, max_tokens=DEFAULT_MAX_TOKENS, openai_logprobs=True, extra_body=body
+            )
             yield merge_model_settings(own, settings) or own, parameters
         finally:
             self._servers.give_back(server)
@@ -228,13 +237,13 @@ def _closed(node: Any) -> Any:
         return node
     source = cast("dict[str, Any]", node)
     out = {
-        key: {name: _closed(part) for name, part in value.items()} if key == "properties"
-        else value if key in ("enum", "const", "default", "examples")
+        key: {name: _closed(part) for name, part in value.items()}
+        if key == "properties"
+        else value
+        if key in ("enum", "const", "default", "examples")
         else _closed(value)
         for key, value in source.items()
     }
     if "properties" in out:
         out.setdefault("additionalProperties", False)
     return out
-
-

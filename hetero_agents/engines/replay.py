@@ -44,7 +44,9 @@ _PROFILE = OpenAIModelProfile(supports_json_schema_output=True, default_structur
 class ReplayServers:
     """The answer keys of this process, each served by a child process that ends with this one."""
 
-    _running: dict[Path, tuple[subprocess.Popen[str], str]] = field(default_factory=dict[Path, tuple[subprocess.Popen[str], str]])
+    _running: dict[Path, tuple[subprocess.Popen[str], str]] = field(
+        default_factory=dict[Path, tuple[subprocess.Popen[str], str]]
+    )
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def url(self, path: Path) -> str:
@@ -64,7 +66,14 @@ class ReplayServers:
         if not path.is_file():
             raise ConfigError(f"The answer key {path} does not exist; correct the replay: model in hetero.toml.")
         command = [sys.executable, "-m", __name__, str(path)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
         assert process.stdout is not None and process.stderr is not None
         line = process.stdout.readline().strip()
         if not line.startswith("http"):
@@ -124,7 +133,9 @@ class ReplayModel(OpenAIChatModel):
             return await super().request(messages, model_settings, model_request_parameters)
         except ModelHTTPError as error:
             if error.status_code == 404:
-                raise ReplayMissError(f"{self.model_name} has no answer for this state, so the workflow counts as failed.") from error
+                raise ReplayMissError(
+                    f"{self.model_name} has no answer for this state, so the workflow counts as failed."
+                ) from error
             raise EngineError(f"{self.model_name} cannot answer: {error.message}.") from error
 
 
@@ -165,7 +176,11 @@ class AnswerKey:
             return _says(step["output"])
         call = step["call"]
         function = {"name": call["tool"], "arguments": json.dumps(call["arguments"], ensure_ascii=False)}
-        return {"role": "assistant", "content": None, "tool_calls": [{"id": f"call_{len(messages)}", "type": "function", "function": function}]}
+        return {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": f"call_{len(messages)}", "type": "function", "function": function}],
+        }
 
 
 def _says(output: Any) -> dict[str, Any]:
@@ -221,7 +236,16 @@ def serve(path: Path) -> None:
             else:
                 reason = "tool_calls" if "tool_calls" in message else "stop"
                 choice = {"index": 0, "message": message, "finish_reason": reason}
-                self._send(200, {"id": "replay", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]})
+                self._send(
+                    200,
+                    {
+                        "id": "replay",
+                        "object": "chat.completion",
+                        "created": 0,
+                        "model": body["model"],
+                        "choices": [choice],
+                    },
+                )
 
         def _send(self, status: int, value: dict[str, Any]) -> None:
             content = json.dumps(value).encode()

@@ -46,11 +46,17 @@ class VllmServer:
                 served = await client.get(f"{self.url}/models")
                 if any(entry["id"] == name for entry in served.raise_for_status().json()["data"]):
                     return name
-                answer = await client.post(f"{self.url}/load_lora_adapter", json={"lora_name": name, "lora_path": str(folder)})
+                answer = await client.post(
+                    f"{self.url}/load_lora_adapter", json={"lora_name": name, "lora_path": str(folder)}
+                )
         except httpx2.HTTPError as error:
-            raise EngineError(f"The vLLM server at {self.url} does not answer ({error}); start it or change base_url in hetero.toml.") from error
+            raise EngineError(
+                f"The vLLM server at {self.url} does not answer ({error}); start it or change base_url in hetero.toml."
+            ) from error
         if answer.is_error and "already" not in answer.text:
-            raise EngineError(f"The vLLM server at {self.url} refuses {specialist_id} ({answer.text[:200]}); start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1.")
+            raise EngineError(
+                f"The vLLM server at {self.url} refuses {specialist_id} ({answer.text[:200]}); start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1."
+            )
         return name
 
 

@@ -124,7 +124,11 @@ async def ask(
             last = error
         except (ModelAPIError, UnexpectedModelBehavior, HeteroError, TimeoutError) as error:
             # What is wrong with a specialist never stops a call; what the user wrote wrong is said.
-            if isinstance(error, HeteroError) and not link.specialist and not isinstance(error, EngineError | IntegrityError):
+            if (
+                isinstance(error, HeteroError)
+                and not link.specialist
+                and not isinstance(error, EngineError | IntegrityError)
+            ):
                 raise
             failures.append(f"{link.label}: {_reason(error, link)}")
             last = error
@@ -170,8 +174,7 @@ async def attempt(
     parameters = contract.request_parameters(arguments, bare_json=endpoint.bare_json)
     settings = endpoint.settings
     if endpoint.keyed:
-        key = {INPUT_KEY: sha256_of(contract.dump(arguments))}
-        settings = ModelSettings(**settings, extra_body=key)
+        settings = ModelSettings(extra_body={INPUT_KEY: sha256_of(contract.dump(arguments))})
     usage = RequestUsage()
     started = time.perf_counter()
     for left in range(retries, -1, -1):
@@ -195,7 +198,9 @@ async def attempt(
             messages = [*messages, response, ModelRequest(parts=[retry], instructions=contract.instructions or None)]
         else:
             seconds = time.perf_counter() - started
-            return Attempt(output, response.model_name or endpoint.model.model_name, usage, confidence_of(response), seconds)
+            return Attempt(
+                output, response.model_name or endpoint.model.model_name, usage, confidence_of(response), seconds
+            )
     raise AssertionError("unreachable")
 
 

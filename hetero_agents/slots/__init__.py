@@ -6,4 +6,15 @@ from .capability import Slots
 from .registry import registry
 from .slot import Slot, SlotResult, slot
 
-__all__ = ["App", "CodeAgent", "Slot", "SlotResult", "Slots", "code_agent", "registry", "slot", "subject", "workflow_outcome"]
+__all__ = [
+    "App",
+    "CodeAgent",
+    "Slot",
+    "SlotResult",
+    "Slots",
+    "code_agent",
+    "registry",
+    "slot",
+    "subject",
+    "workflow_outcome",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -63,7 +63,9 @@ def code_agent(function: Callable[..., Any] | None = None, /, *, name: str | Non
     def declare(function: Callable[..., Any]) -> CodeAgent[..., Any]:
         agent = CodeAgent(function, name or name_in_module(function))
         if not inspect.iscoroutinefunction(function):
-            raise SlotDefinitionError(f"The code agent {agent.id!r} is no `async def` function; declare it `async def`.")
+            raise SlotDefinitionError(
+                f"The code agent {agent.id!r} is no `async def` function; declare it `async def`."
+            )
         registry.add_code_agent(agent)
         return agent
 
@@ -71,7 +73,7 @@ def code_agent(function: Callable[..., Any] | None = None, /, *, name: str | Non
 
 
 @contextmanager
-def subject(person: str) -> Iterator[None]:
+def subject(person: str) -> Generator[None]:
     """Name the person whose data the calls inside hold."""
     token = _subject.set(person)
     try:
@@ -97,7 +99,9 @@ def workflow_outcome(*, ok: bool, score: float | None = None) -> None:
     """
     span = _root.get()
     if span is None:
-        raise UserError("workflow_outcome was called outside a run; call it inside a @code_agent function or a tool of an agent with Slots().")
+        raise UserError(
+            "workflow_outcome was called outside a run; call it inside a @code_agent function or a tool of an agent with Slots()."
+        )
     if score is not None and not 0 <= score <= 1:
         raise UserError(f"workflow_outcome got the score {score}; it goes from 0 to 1.")
     record_outcome(span, ok=ok, score=score)
@@ -116,16 +120,19 @@ def record_outcome(span: Span, *, ok: bool, score: float | None = None) -> None:
 
 
 @contextmanager
-def _rooted(tracer: Any, name: str) -> Iterator[None]:
+def _rooted(tracer: Any, name: str) -> Generator[None]:
     attributes = {Names.OPERATION: "invoke_workflow", Names.WORKFLOW: name}
     if (person := current_subject()) is not None:
         attributes[Names.SUBJECT] = person
-    with tracer.start_as_current_span(f"invoke_workflow {name}", attributes=attributes, kind=SpanKind.INTERNAL) as span, root_span(span):
+    with (
+        tracer.start_as_current_span(f"invoke_workflow {name}", attributes=attributes, kind=SpanKind.INTERNAL) as span,
+        root_span(span),
+    ):
         yield
 
 
 @contextmanager
-def root_span(span: Span) -> Iterator[None]:
+def root_span(span: Span) -> Generator[None]:
     """Make a span the one that `workflow_outcome` speaks of, unless the run has one already; an exception fails it."""
     token = _root.set(_root.get() or span)
     try:

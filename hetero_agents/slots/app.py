@@ -48,8 +48,13 @@ class App:
         links: list[Link] = []
         if binding.specialist_id and binding.specialist:
             name, entry = binding.specialist_id, binding.specialist
-            base = next((m for m in self.workspace.config.models.values() if m.model == entry.base), ModelConfig(model=entry.base))
-            links.append(Link(name, lambda: self.engines.specialist(name, entry, base), specialist=name, timeout=binding.timeout))
+            base = next(
+                (m for m in self.workspace.config.models.values() if m.model == entry.base),
+                ModelConfig(model=entry.base),
+            )
+            links.append(
+                Link(name, lambda: self.engines.specialist(name, entry, base), specialist=name, timeout=binding.timeout)
+            )
         for label, config in binding.models:
             links.append(
                 Link(

@@ -51,7 +51,9 @@ class Slots(CombinedCapability[Any]):
 def _tool(slot: Slot[..., Any]) -> Callable[..., Any]:
     for name, parameter in slot.contract.parameters.items():
         if parameter.kind == "not_sent" and parameter.required:
-            raise SlotDefinitionError(f"Slot {slot.id!r} cannot be a tool: its parameter {name!r} is NotSent and has no default, and no model can fill it.")
+            raise SlotDefinitionError(
+                f"Slot {slot.id!r} cannot be a tool: its parameter {name!r} is NotSent and has no default, and no model can fill it."
+            )
 
     @wraps(slot.function)
     async def call(*args: Any, **kwargs: Any) -> Any:
@@ -81,7 +83,10 @@ class _Binder(AbstractCapability[Any]):
         name = model_id.removeprefix(PREFIX)
         app = registry.app
         links = app.chain(app.binding(name, "llm", None))
-        models = [_Bound((await link.open()).model, link, name, app.workspace.slot_config(name).hci or False) for link in links]
+        models = [
+            _Bound((await link.open()).model, link, name, app.workspace.slot_config(name).hci or False)
+            for link in links
+        ]
         return FallbackModel(*models, fallback_on=[_engine_failed]) if len(models) > 1 else models[0]
 
     async def wrap_run(self, ctx: RunContext[Any], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
@@ -91,7 +96,9 @@ class _Binder(AbstractCapability[Any]):
 
 
 def _engine_failed(error: Exception) -> bool:
-    return isinstance(error, ModelAPIError | UnexpectedModelBehavior | EngineError) and not isinstance(error, ReplayMissError)
+    return isinstance(error, ModelAPIError | UnexpectedModelBehavior | EngineError) and not isinstance(
+        error, ReplayMissError
+    )
 
 
 class _Bound(WrapperModel):
@@ -110,7 +117,9 @@ class _Bound(WrapperModel):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         span = get_current_span()
-        span.set_attributes({Names.SLOT: self._name, Names.BINDING: self._link.label, Names.TRAINABLE: self._link.trainable})
+        span.set_attributes(
+            {Names.SLOT: self._name, Names.BINDING: self._link.label, Names.TRAINABLE: self._link.trainable}
+        )
         if self._hci:
             span.set_attribute(Names.HCI, True)
         return await super().request(messages, model_settings, model_request_parameters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import threading
@@ -76,7 +77,9 @@ class Slot(Generic[P, R]):
             try:
                 self._contract = Contract(self.function, self.id, self.instructions)
             except NameError as error:
-                raise SlotDefinitionError(f"Slot {self.id!r} has a type hint that does not resolve ({error}); import the name where the slot is declared.") from error
+                raise SlotDefinitionError(
+                    f"Slot {self.id!r} has a type hint that does not resolve ({error}); import the name where the slot is declared."
+                ) from error
         return self._contract
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -104,7 +107,9 @@ class Slot(Generic[P, R]):
             attributes[Names.HCI] = True
         if (subject := current_subject()) is not None:
             attributes[Names.SUBJECT] = subject
-        with app.tracing.tracer.start_as_current_span(f"slot {self.id}", attributes=attributes, kind=SpanKind.INTERNAL) as span:
+        with app.tracing.tracer.start_as_current_span(
+            f"slot {self.id}", attributes=attributes, kind=SpanKind.INTERNAL
+        ) as span:
             answer = await ask(
                 app.chain(binding),
                 contract,
@@ -147,7 +152,9 @@ class Slot(Generic[P, R]):
             asyncio.get_running_loop()
         except RuntimeError:
             return _runner().run(self(*args, **kwargs), context=contextvars.copy_context())
-        raise UserError(f"{self.id}.sync was called inside a running event loop; write `await {self.function.__name__}(...)` there.")
+        raise UserError(
+            f"{self.id}.sync was called inside a running event loop; write `await {self.function.__name__}(...)` there."
+        )
 
     @overload
     def check(self, verifier: Callable[[R], Awaitable[None] | None], /) -> Callable[[R], Awaitable[None] | None]: ...
@@ -223,10 +230,8 @@ def slot(
         slot_id = SlotId(name or name_in_module(function))
         check_shape(function, slot_id)
         made = Slot(function, slot_id, tier, hci, instructions)
-        try:
+        with contextlib.suppress(NameError):  # a forward reference: resolved, or said, at the first call
             made._contract = Contract(function, slot_id, instructions)  # pyright: ignore[reportPrivateUsage]
-        except NameError:
-            pass  # a forward reference: resolved, and said if it cannot be, at the first call
         registry.add_slot(made)
         return made
 

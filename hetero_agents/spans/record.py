@@ -47,7 +47,11 @@ def record_of(span: ReadableSpan) -> SpanRecord:
         "attributes": _plain(span.attributes),
         "events": [{"name": e.name, "time": e.timestamp, "attributes": _plain(e.attributes)} for e in span.events],
         "links": [
-            {"trace_id": f"{link.context.trace_id:032x}", "span_id": f"{link.context.span_id:016x}", "attributes": _plain(link.attributes)}
+            {
+                "trace_id": f"{link.context.trace_id:032x}",
+                "span_id": f"{link.context.span_id:016x}",
+                "attributes": _plain(link.attributes),
+            }
             for link in span.links
         ],
         "resource": _plain(span.resource.attributes),

@@ -82,7 +82,13 @@ class SqliteVault:
     def write(self, records: Sequence[SpanRecord]) -> None:
         """Store spans in one transaction; a span that is already there is replaced."""
         rows = [
-            (r["span_id"], r["trace_id"], r["start"], r["attributes"].get(Names.SLOT), json.dumps(r, ensure_ascii=False))
+            (
+                r["span_id"],
+                r["trace_id"],
+                r["start"],
+                r["attributes"].get(Names.SLOT),
+                json.dumps(r, ensure_ascii=False),
+            )
             for r in records
         ]
         with self._connect() as connection:
@@ -137,9 +143,13 @@ class SqliteVault:
                 self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
             connection = sqlite3.connect(self.path, timeout=30, check_same_thread=False)
-            _retry_locked(lambda: connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + _SCHEMA))
+            _retry_locked(
+                lambda: connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + _SCHEMA)
+            )
         except (OSError, sqlite3.Error) as error:
-            raise HeteroError(f"The vault {self.path} cannot be opened ({error}); check its folder's space and permissions.") from error
+            raise HeteroError(
+                f"The vault {self.path} cannot be opened ({error}); check its folder's space and permissions."
+            ) from error
         return connection
 
 

@@ -1,0 +1,116 @@
+"""What the commands share: opening the workspace with its modules, JSON, tables, progress."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from ..errors import ConfigError, HeteroError
+from ..slots import App, registry
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def say_error(sentence: str) -> None:
+    """Print one sentence on standard error."""
+    err.print(f"hetero: {sentence}", style="red", markup=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Print JSON on standard output, as it is."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def open_app(*, modules: bool = True) -> App:
+    """Open the workspace and import the modules that it names.
+
+    Raises:
+        ConfigError: no workspace, a broken file, or a module that cannot be imported.
+    """
+    app = registry.app
+    if modules:
+        root = str(app.workspace.root)
+        if root not in sys.path:
+            sys.path.insert(0, root)
+        for name in app.workspace.config.app.modules:
+            try:
+                importlib.import_module(name)
+            except HeteroError:
+                raise
+            except Exception as error:
+                raise ConfigError(
+                    f"The module {name!r} of [app] modules in {app.workspace.config_path} cannot be imported: {error!r}."
+                ) from error
+    return app
+
+
+def end() -> None:
+    """Flush spans and stop engines, whatever happened."""
+    if registry.opened is not None:
+        registry.opened.close()
+
+
+@contextmanager
+def step_progress() -> Generator[Callable[[str, int, int], None]]:
+    """A progress bar with an estimate, one line for each step; called with (step, done, total)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err) as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bar.add_task(step, total=total)
+            bar.update(tasks[step], completed=done, total=total)
+
+        yield report
+
+
+@contextmanager
+def fetch_progress() -> Generator[Callable[[str, int], None]]:
+    """A progress bar for downloads; called with (name, bytes so far)."""
+    with Progress(
+        TextColumn("fetch {task.description}"),
+        BarColumn(pulse_style="cyan"),
+        DownloadColumn(),
+        TimeElapsedColumn(),
+        console=err,
+    ) as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(name: str, size: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=None)
+            bar.update(tasks[name], completed=size)
+
+        yield report
+
+
+def score_text(score: Any) -> str:
+    """Return a score with its interval and n."""
+    return f"{score.score:.3f} [{score.low:.3f}, {score.high:.3f}] n={score.n}"

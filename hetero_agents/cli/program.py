@@ -1,0 +1,33 @@
+"""The commands, put together."""
+
+from __future__ import annotations
+
+import typer
+import typer.main
+
+from . import demo, runs, specialists, workspace
+
+app = typer.Typer(
+    name="hetero",
+    help="Agents that use several language models, each where it fits.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for command in (
+    workspace.init,
+    runs.run,
+    runs.traces,
+    runs.feedback,
+    specialists.distill,
+    specialists.slots,
+    specialists.promote,
+    specialists.rollback,
+    workspace.models,
+    workspace.doctor,
+    demo.demo,
+):
+    app.command()(command)
+
+program = typer.main.get_command(app)

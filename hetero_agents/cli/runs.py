@@ -1,0 +1,273 @@
+"""`hetero run`, `traces`, `feedback`."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import sys
+import time
+import typing
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+from pydantic_ai import Agent
+from rich.table import Table
+from rich.tree import Tree
+
+from ..errors import HeteroError, UnknownNameError, UserError
+from ..slots import App, registry
+from ..spans import Feedback, Names, SpanRecord, Trace, read_traces
+from . import common
+from .common import Json
+
+AT_ONCE = 8
+"""Runs of a batch that are in flight at a time."""
+
+
+@dataclass(frozen=True)
+class _Runnable:
+    """A slot, a code agent or a pydantic-ai agent, callable with JSON arguments."""
+
+    name: str
+    hints: dict[str, Any]
+    """Parameters by name; one `prompt: str` for an agent."""
+    call: Callable[..., Coroutine[Any, Any, Any]]
+
+
+def run(
+    name: Annotated[str, typer.Argument(help="A slot, code agent or agent of [app] modules, for example desk.triage.")],
+    value: Annotated[
+        str | None, typer.Argument(help="Its arguments as a JSON object, or plain text for its only parameter.")
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(help="A JSON-lines file, one run a line; answers come as JSON lines.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run something once, or once a line of a file; spans go to the vault."""
+    app = common.open_app()
+    runnable = _find(name)
+    if inputs is not None:
+        lines = [line for line in inputs.read_text("utf-8").splitlines() if line.strip()]
+        failed = asyncio.run(_run_lines(runnable, lines))
+        if failed:
+            raise typer.Exit(1)
+        return
+    result = asyncio.run(runnable.call(**_arguments(runnable, value or "")))
+    app.tracing.flush()
+    trace = app.vault.traces(1)
+    if as_json:
+        common.print_json({"output": _plain(result), "trace": trace[0] if trace else None})
+    else:
+        common.out.print(
+            _plain(result) if isinstance(result, str) else json.dumps(_plain(result), indent=2, ensure_ascii=False),
+            markup=False,
+            soft_wrap=True,
+        )
+        if trace:
+            common.err.print(f"trace {trace[0]}")
+
+
+async def _run_lines(runnable: _Runnable, lines: list[str]) -> int:
+    """Run each line, print each answer, return how many failed."""
+    arguments = [_arguments(runnable, line) for line in lines]  # a wrong line is said before anything runs
+    gate, failed, done = asyncio.Semaphore(AT_ONCE), 0, 0
+    with common.step_progress() as progress:
+
+        async def one(values: Mapping[str, Any]) -> dict[str, Any]:
+            nonlocal failed, done
+            async with gate:
+                try:
+                    answer: dict[str, Any] = {"output": _plain(await runnable.call(**values))}
+                except HeteroError as error:
+                    failed += 1
+                    answer = {"error": str(error)}
+            done += 1
+            progress(f"run {runnable.name}", done, len(lines))
+            return answer
+
+        answers = await asyncio.gather(*map(one, arguments))
+    for answer in answers:
+        print(json.dumps(answer, ensure_ascii=False))
+    return failed
+
+
+def _find(name: str) -> _Runnable:
+    found: dict[str, _Runnable] = {}
+    for declared in (*registry.slots.values(), *registry.code_agents.values()):
+        found[declared.id] = _Runnable(declared.id, _hints(declared.function), declared)
+    for module_name in registry.app.workspace.config.app.modules:
+        for key, value in vars(sys.modules[module_name]).items():
+            if isinstance(value, Agent):
+                agent: Agent[Any, Any] = value  # pyright: ignore[reportUnknownVariableType]
+
+                async def ask(prompt: str, agent: Agent[Any, Any] = agent) -> Any:
+                    return (await agent.run(prompt)).output
+
+                found[f"{module_name.rpartition('.')[2]}.{key}"] = _Runnable(key, {"prompt": str}, ask)
+    short = {key.rpartition(".")[2]: entry for key, entry in found.items()}
+    if (runnable := found.get(name) or short.get(name)) is None:
+        raise UnknownNameError("slot or agent", name, found, hint="list its module under [app] modules in hetero.toml")
+    return runnable
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(function, include_extras=True)
+    return {name: hints.get(name, Any) for name in inspect.signature(function).parameters}
+
+
+def _arguments(runnable: _Runnable, text: str) -> dict[str, Any]:
+    names = ", ".join(runnable.hints)
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError:
+        values = None
+    if not isinstance(values, dict):
+        if len(runnable.hints) != 1:
+            raise UserError(f"{runnable.name} takes {names or 'nothing'}: give a JSON object with these keys.")
+        values = {next(iter(runnable.hints)): text if values is None or runnable.hints.get(names) is str else values}
+    values = typing.cast(dict[str, Any], values)
+    for key in values:
+        if key not in runnable.hints:
+            raise UnknownNameError(f"parameter of {runnable.name}", key, runnable.hints)
+    try:
+        return {key: TypeAdapter(runnable.hints[key]).validate_python(value) for key, value in values.items()}
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UserError(
+            f"An argument of {runnable.name} is wrong: {first['msg']} (it is {first['input']!r})."
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    return TypeAdapter(Any).dump_python(value, mode="json")
+
+
+def traces(
+    trace: Annotated[str | None, typer.Argument(help="A trace id, or its beginning: shows the run as a tree.")] = None,
+    limit: Annotated[int, typer.Option("-n", min=1, help="How many, newest first.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List the latest runs, or draw one."""
+    app = common.open_app(modules=False)
+    if trace is not None:
+        found = _trace(app, trace)
+        if as_json:
+            common.print_json({"trace": found.trace_id, "outcome": found.outcome, "spans": found.spans})
+        else:
+            for root in found.roots:
+                common.out.print(_tree(found, root))
+        return
+    rows = [_row(found) for trace_id in app.vault.traces(limit) for found in read_traces(app.vault, trace=trace_id)]
+    if as_json:
+        common.print_json(rows)
+        return
+    table = Table("trace", "when", "run", "outcome", "calls", "tokens in/out", "s")
+    for row in rows:
+        when = datetime.fromtimestamp(row["start"] / 1e9).strftime("%m-%d %H:%M:%S")
+        tokens = f"{row['input_tokens']}/{row['output_tokens']}"
+        table.add_row(
+            row["trace"][:12], when, row["name"], row["outcome"], str(row["calls"]), tokens, f"{row['seconds']:.2f}"
+        )
+    common.out.print(table)
+
+
+def _row(trace: Trace) -> dict[str, Any]:
+    chats = [span["attributes"] for span in trace.spans if span["attributes"].get(Names.OPERATION) == "chat"]
+    root = trace.roots[0]
+    return {
+        "trace": trace.trace_id,
+        "name": root["name"],
+        "outcome": trace.outcome,
+        "start": root["start"],
+        "calls": len(chats),
+        "input_tokens": sum(chat.get(Names.INPUT_TOKENS, 0) for chat in chats),
+        "output_tokens": sum(chat.get(Names.OUTPUT_TOKENS, 0) for chat in chats),
+        "seconds": (root["end"] - root["start"]) / 1e9,
+    }
+
+
+def _trace(app: App, beginning: str) -> Trace:
+    ids = [trace_id for trace_id in app.vault.traces(1_000_000) if trace_id.startswith(beginning)]
+    if len(ids) > 1:
+        raise UserError(f"{beginning!r} is the beginning of {len(ids)} traces; give more of it.")
+    if not ids:
+        raise UnknownNameError("trace", beginning, (), hint="`hetero traces` lists them")
+    return next(read_traces(app.vault, trace=ids[0]))
+
+
+def _tree(trace: Trace, span: SpanRecord) -> Tree:
+    attributes = span["attributes"]
+    parts = [span["name"], f"{(span['end'] - span['start']) / 1e6:.0f} ms"]
+    for key, form in (
+        (Names.BINDING, "by {}"),
+        (Names.DECISION, "{}"),
+        (Names.REASON, "because {}"),
+        (Names.INPUT_TOKENS, "{} in"),
+        (Names.OUTPUT_TOKENS, "{} out"),
+        (Names.OUTCOME, "outcome {}"),
+    ):
+        if key in attributes and not (key == Names.BINDING and Names.DECISION not in attributes):
+            parts.append(form.format(attributes[key]))
+    if span["parent_id"] is None and Names.OUTCOME not in attributes:
+        parts.append(f"outcome {trace.outcome}")
+    if span["status"] == "ERROR":
+        parts.append(f"ERROR {span['message'] or ''}".strip())
+    if Names.OUTPUT in attributes:
+        parts.append(f"-> {attributes[Names.OUTPUT][:80]}")
+    from rich.text import Text
+
+    tree = Tree(Text("  ".join(parts), style="red" if span["status"] == "ERROR" else ""))
+    for child in trace.children(span):
+        tree.add(_tree(trace, child))
+    return tree
+
+
+def feedback(
+    trace: Annotated[str, typer.Argument(help="The trace's id, or its beginning.")],
+    span: Annotated[str | None, typer.Option(help="A span of it; the only slot's where there is one.")] = None,
+    score: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="How well the run went; below 0.5 it counts as failed.")
+    ] = None,
+    answer: Annotated[
+        str | None, typer.Option(help="The right answer of the span, as JSON: ground truth for distill.")
+    ] = None,
+) -> None:
+    """Say afterwards how a run went, or what the right answer was."""
+    if (score is None) == (answer is None):
+        raise UserError("Give --score or --answer, one of them.")
+    app = common.open_app()
+    found = _trace(app, trace)
+    value: Any = None
+    if answer is not None:
+        calls = [s for s in found.spans if Names.INPUT in s["attributes"] and (span is None or s["span_id"] == span)]
+        if len(calls) != 1:
+            known = ", ".join(
+                f"{s['span_id']} ({s['attributes'][Names.SLOT]})" for s in found.spans if Names.INPUT in s["attributes"]
+            )
+            raise UserError(
+                f"Say with --span which call of the run the answer is for: {known or 'it has no slot calls'}."
+            )
+        try:
+            value = json.loads(answer)
+        except json.JSONDecodeError as error:
+            raise UserError(f"The answer is not JSON ({error}); text needs quotes: --answer '\"text\"'.") from error
+        attributes, span = calls[0]["attributes"], calls[0]["span_id"]
+        declared = registry.slot(attributes[Names.SLOT])
+        try:
+            declared.contract.validate(value, declared.contract.load(json.loads(attributes[Names.INPUT])))
+        except ValueError as error:
+            raise UserError(f"The answer does not meet the contract of {declared.id!r}: {error}.") from error
+    elif span is not None and all(s["span_id"] != span for s in found.spans):
+        raise UnknownNameError("span", span, (s["span_id"] for s in found.spans))
+    app.vault.say(Feedback(found.trace_id, span, score, value, answer is not None, time.time_ns()))
+    common.out.print(
+        f"Noted for {found.trace_id}{f', span {span}' if span else ''} at {datetime.now(UTC):%H:%M:%S} UTC.",
+        soft_wrap=True,
+    )

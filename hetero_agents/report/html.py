@@ -1,0 +1,165 @@
+"""The demo's result as one HTML file that opens anywhere, without a network.
+
+Everything is inside: style, script, plots. The page's own content security policy forbids any load,
+and what models wrote is escaped, so a hostile answer stays text.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.resources
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..bindings.lock import write_atomically
+from ..errors import MissingExtraError
+from . import plots, words
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+ANSWERS = 40
+"""Most answers that are listed for each slot."""
+
+WRONG_FIRST = 28
+"""Wrong answers that are listed before right ones get the rest of the places."""
+
+DIFFERENCES = {
+    "base_grammar": "base model, same grammar",
+    "base_five_shot": "base model, five examples",
+    "plain_code": "plain code",
+}
+
+RUNS = {"before": "before", "after": "after", "agent_after": "after, an agent deciding"}
+
+
+def write_report(report: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write the page.
+
+    Args:
+        report: the demo's result as JSON.
+        predictions: every contestant's answer to every held-out example.
+        path: where the page goes; a reader sees the old one or the new one.
+
+    Raises:
+        MissingExtraError: matplotlib or jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError as error:
+        raise MissingExtraError("The HTML report", "distill") from error
+    source = importlib.resources.files(__name__.rpartition(".")[0]).joinpath("template.html").read_text("utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    _teach(environment)
+    page = environment.from_string(source).render(
+        report=report,
+        change=words.change,
+        per_call=words.per_call,
+        answer_key=words.by_answer_key(report),
+        answer_key_sentence=words.ANSWER_KEY_SENTENCE,
+        llm=words.llm_label(report),
+        slots=[_slot(report, name, number) for number, name in enumerate(report["slots"])],
+        runs=[(label, report["workflow"][key]) for key, label in RUNS.items() if report["workflow"].get(key)],
+        seconds_before=words.seconds_before(report),
+        before_after=plots.before_after(report, "calls"),
+        answers=_answers(predictions),
+        listed=ANSWERS,
+        script_sha256=_script_sha256(source),
+    )
+    write_atomically(path, page.encode())
+
+
+def _teach(environment: Environment) -> None:
+    """Give the template the words' functions as filters."""
+    environment.filters.update(
+        percent=words.percent,
+        interval=words.interval,
+        points=words.points,
+        points_interval=words.points_interval,
+        verdict=words.verdict,
+        duration=words.duration,
+        pretty=_pretty,
+    )
+
+
+def _slot(report: Mapping[str, Any], name: str, number: int) -> dict[str, Any]:
+    entry = report["slots"][name]
+    code = entry.get("plain_code_name")
+    return {
+        "name": name,
+        "entry": entry,
+        "goal": words.goal_verdict(entry),
+        "contestants": words.contestants(report, entry),
+        "differences": [
+            (
+                f"{words.code_label(code)} (the best)" if key == "plain_code" and code else label,
+                entry["differences"][key],
+            )
+            for key, label in DIFFERENCES.items()
+            if entry["differences"].get(key)
+        ],
+        "unseen": entry.get("unseen_tools"),
+        "learning_curve": plots.learning_curve(entry, f"loss{number}"),
+        "accuracy": plots.accuracy(report, entry, f"accuracy{number}"),
+    }
+
+
+def _answers(predictions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the specialist's answers by slot, wrong ones first, each with what the others said."""
+    others: dict[tuple[str, str], list[tuple[str, Mapping[str, Any]]]] = {}
+    for line in predictions:
+        if label := _other(line):
+            others.setdefault((line["slot"], line["item"]), []).append((label, line))
+    slots = list(dict.fromkeys(line["slot"] for line in predictions if line["phase"] == "specialist"))
+    found: list[dict[str, Any]] = []
+    for slot in slots:
+        mine = [line for line in predictions if line["phase"] == "specialist" and line["slot"] == slot]
+        wrong, right = [line for line in mine if not line["right"]], [line for line in mine if line["right"]]
+        wrongs = wrong[: max(WRONG_FIRST, ANSWERS - len(right))]
+        shown = wrongs + right[: ANSWERS - len(wrongs)]
+        found.append(
+            {
+                "slot": slot,
+                "total": len(mine),
+                "wrong": len(wrong),
+                "wrong_listed": len(wrongs),
+                "listed": len(shown),
+                "rows": [
+                    {"line": line, "title": _title(line["input"]), "others": others.get((slot, line["item"]), [])}
+                    for line in shown
+                ],
+            }
+        )
+    return found
+
+
+def _other(line: Mapping[str, Any]) -> str | None:
+    if line["phase"] == "plain_code":
+        return words.code_label(line["model"])
+    return DIFFERENCES.get(line["phase"])
+
+
+def _title(arguments: Mapping[str, Any]) -> str:
+    """Return what tells a call from another: its first text, or all of it."""
+    return next((value for value in arguments.values() if isinstance(value, str)), None) or json.dumps(
+        arguments, ensure_ascii=False
+    )
+
+
+def _pretty(value: Any) -> str:
+    """Return a text as it is and other JSON on as many lines as it needs."""
+    if isinstance(value, str):
+        return value
+    line = json.dumps(value, ensure_ascii=False)
+    return line if len(line) <= 100 else json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def _script_sha256(source: str) -> str:
+    """Return the hash by which the content security policy knows the page's own script."""
+    script = re.search(r"<script>(.*?)</script>", source, flags=re.DOTALL)
+    assert script is not None
+    return base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
