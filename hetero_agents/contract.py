@@ -514,7 +514,7 @@ def _ordered(value: Any, schema: Any, definitions: JsonSchema) -> Any:
             _member(m, definitions) for m in (*schema.get("anyOf", ()), *schema.get("oneOf", ()))
         ]
         fitting = (m for m in members if value.keys() <= m.get("properties", {}).keys())
-        properties = cast(JsonSchema, next(fitting, {}).get("properties", {}))
+        properties = cast(JsonSchema, next(fitting, cast(JsonSchema, {})).get("properties", {}))
     keys = [key for key in properties if key in value] + [key for key in value if key not in properties]
     return {key: _ordered(value[key], properties.get(key), definitions) for key in keys}
 

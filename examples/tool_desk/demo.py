@@ -39,9 +39,9 @@ FOLDER = Path(".hetero") / "demo"
 ANSWER_KEY = "answer-key"
 WEIGHTS = "smollm2-135m-instruct"
 AT_ONCE = 16
-CODE_RUNS = 100
+CODE_RUNS = 60
 """Held-out runs of the whole desk in code agency; each slot alone is measured on all held-out calls."""
-AGENT_RUNS = 20
+AGENT_RUNS = 15
 """Held-out runs of the root agent."""
 
 GOALS = {"desk.choose": 0.85, "desk.fill": 0.50}

@@ -8,11 +8,12 @@ is word overlap and the most frequent answer. Every score has its n and a Wilson
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -102,9 +103,9 @@ async def predict(
     examples: Sequence[Example],
     *,
     shots: Sequence[Example] = (),
-    done: Mapping[tuple[str, Sha256], Prediction] | None = None,
+    at_once: int = 1,
 ) -> AsyncIterator[Prediction]:
-    """Give a model's answers, one call at a time; those already `done` are not asked again.
+    """Give a model's answers.
 
     Args:
         phase: the contestant's name.
@@ -112,24 +113,35 @@ async def predict(
         contract: the slot's contract.
         examples: held-out examples.
         shots: examples of the train part that stand before each call.
-        done: earlier predictions by (phase, key).
+        at_once: calls in flight; with more than one, `seconds` is not measured.
     """
     before = few_shot(contract, shots)
-    for example in examples:
-        if done and (phase, example.key) in done:
-            yield done[phase, example.key]
-            continue
+
+    async def one(example: Example) -> Prediction:
+        model, target = endpoint.model.model_name, example.output
         arguments = contract.load(example.input)
-        output, valid = None, False
-        model, tokens, seconds = endpoint.model.model_name, (None, None), None
         try:
             made = await attempt(endpoint, contract, arguments, examples=before, retries=0)
         except BadAnswer:
-            pass
-        else:
-            output, valid, seconds = contract.dump_output(made.output), True, made.seconds
-            tokens = (made.usage.input_tokens, made.usage.output_tokens)
-        yield Prediction(phase, example.key, example.input, output, valid, example.output, model, *tokens, seconds)
+            return Prediction(phase, example.key, example.input, None, False, target, model, None, None, None)
+        output, usage = contract.dump_output(made.output), made.usage
+        seconds = made.seconds if at_once == 1 else None
+        return Prediction(
+            phase,
+            example.key,
+            example.input,
+            output,
+            True,
+            target,
+            model,
+            usage.input_tokens,
+            usage.output_tokens,
+            seconds,
+        )
+
+    for start in range(0, len(examples), at_once):
+        for prediction in await asyncio.gather(*map(one, examples[start : start + at_once])):
+            yield prediction
 
 
 def few_shot(contract: Contract, shots: Sequence[Example]) -> list[ModelMessage]:

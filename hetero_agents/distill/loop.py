@@ -15,7 +15,7 @@ from typing import Any
 from ..bindings import ModelConfig, Score, Specialist, SpecialistId
 from ..bindings.lock import write_atomically
 from ..contract import SlotId
-from ..engines import Endpoint
+from ..engines import SERVER_SLOTS, Endpoint
 from ..engines.adapter import adapter_to_gguf
 from ..engines.catalog import Weights, fetch_weights, find_weights, sha256_of_file, verified_sha256
 from ..errors import ConfigError, DistillError
@@ -108,7 +108,7 @@ async def distill(
             train_seconds=round(trained.seconds, 1),
             teacher=dataset.teacher,
             scores={},
-            max_tokens=round(trained.longest_answer * 1.5) + 8,
+            max_tokens=trained.longest_answer + 16,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
     )
@@ -183,19 +183,24 @@ async def _evaluate(
     # The base may write answers as long as the specialist's: beyond that both are wrong anyway.
     plain = await app.engines.endpoint(config, slot.id)
     base = Endpoint(plain.model, bare_json=True, settings={"max_tokens": specialist.max_tokens})
-    contestants: list[tuple[str, Endpoint, Sequence[Example]]] = [
-        ("specialist", await app.engines.specialist(specialist_id, specialist, config), ()),
-        ("base_grammar", base, ()),
-        ("base_five_shot", base, dataset.parts["train"][:FIVE]),
+    # Only the specialist's calls are timed, and so made one at a time.
+    contestants: list[tuple[str, Endpoint, Sequence[Example], int]] = [
+        ("specialist", await app.engines.specialist(specialist_id, specialist, config), (), 1),
+        ("base_grammar", base, (), SERVER_SLOTS),
+        ("base_five_shot", base, dataset.parts["train"][:FIVE], SERVER_SLOTS),
     ]
     done = read_predictions(folder / "predictions.jsonl")
     count, total = 0, len(contestants) * len(test)
     with (folder / "predictions.jsonl").open("a", encoding="utf-8") as file:
-        for phase, endpoint, shots in contestants:
-            async for prediction in predict(phase, endpoint, contract, test, shots=shots, done=done):
-                if (phase, prediction.key) not in done:
-                    file.write(prediction_line(prediction))
-                    file.flush()
+        for phase, endpoint, shots, at_once in contestants:
+            kept = [done[phase, example.key] for example in test if (phase, example.key) in done]
+            for prediction in kept:
+                yield prediction
+            count += len(kept)
+            missing = [example for example in test if (phase, example.key) not in done]
+            async for prediction in predict(phase, endpoint, contract, missing, shots=shots, at_once=at_once):
+                file.write(prediction_line(prediction))
+                file.flush()
                 count += 1
                 progress(f"evaluate {phase}", count, total)
                 yield prediction

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from .local import LocalServers
     from .replay import ReplayServers
 
+SERVER_SLOTS = 4
+"""Requests that one local server works on at a time."""
+
 INPUT_KEY = "hetero_input"
 """Field of a request's body with the SHA-256 of a slot call's arguments, for answer keys."""
 

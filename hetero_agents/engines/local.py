@@ -34,12 +34,10 @@ from pydantic_ai.settings import ModelSettings, merge_model_settings
 
 from ..errors import EngineError, MissingExtraError
 from .catalog import Weights, fetch_weights
+from .endpoint import SERVER_SLOTS
 
 if TYPE_CHECKING:
     from pydantic_ai import RunContext
-
-SERVER_SLOTS = 4
-"""Requests that one server works on at a time."""
 
 CONTEXT_A_SLOT = 4096
 """Tokens of prompt and answer that one request may have, at most the model's own window."""

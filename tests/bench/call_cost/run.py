@@ -180,7 +180,7 @@ def ratios(results: Sequence[Result], name: str, of: Callable[[Result], float]) 
 
 
 def table_of(results: Sequence[Result]) -> Table:
-    """Return medians with their range, cheapest on the calling thread first."""
+    """Return medians with their range, cheapest process first."""
     table = Table(
         title="CPU time of one structured call, ms: median, least to most",
         caption="x: ratio to the bare client on the same API, within a round",
@@ -188,11 +188,11 @@ def table_of(results: Sequence[Result]) -> Table:
     )
     table.add_column("peer", no_wrap=True)
     for title in ("calling thread", "x", "whole process", "x", "wall"):
-        table.add_column(title, justify="right", min_width=9)
+        table.add_column(title, justify="right", no_wrap=True)
     by_peer: dict[str, list[Result]] = {}
     for result in results:
         by_peer.setdefault(result.peer, []).append(result)
-    for name, mine in sorted(by_peer.items(), key=lambda item: statistics.median(r.caller_ms for r in item[1])):
+    for name, mine in sorted(by_peer.items(), key=lambda item: statistics.median(r.process_ms for r in item[1])):
         table.add_row(
             f"{name}\n{mine[0].version}",
             _spread([r.caller_ms for r in mine]),
@@ -232,7 +232,7 @@ def main() -> int:
     if min(options.calls, options.rounds) < 1:
         parser.error("--calls and --rounds are at least 1")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, so that no child is left behind
-    console = Console(width=max(Console().width, 92))
+    console = Console(width=max(Console().width, 100))
     results: list[Result] = []
     missing: dict[str, str] = {}
     stopped = False

@@ -1,0 +1,1 @@
+"""Entities from sentences of loan agreements."""

@@ -1,0 +1,1 @@
+"""Measurements, each a comparison in one run; never part of `make test`."""

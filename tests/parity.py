@@ -1,0 +1,174 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+"""One adapter, three ways of asking it: transformers, llama.cpp alone, llama.cpp under mixed traffic.
+
+Used by `test_model.py` on a few calls and by `tests/bench/parity.py` on three hundred.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hetero_agents import Slot
+from hetero_agents.contract import sha256_of
+from hetero_agents.distill.train import chat_of, load_base
+from hetero_agents.engines import Endpoint
+from hetero_agents.engines.adapter import adapter_to_gguf
+from hetero_agents.engines.catalog import Weights, fetch_weights
+from hetero_agents.engines.local import LocalServers, local_model
+from hetero_agents.routing import BadAnswer, attempt
+
+IN_FLIGHT = 8
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Shares of identical answers."""
+
+    n: int
+    """Calls of the specialist."""
+    transformers: float
+    """Alone in llama.cpp against transformers."""
+    mixed: float
+    """Under mixed traffic against alone, the specialist's calls."""
+    others: float
+    """Under mixed traffic against alone, the calls of the base and of the other adapters."""
+    others_n: int
+    distinct: float
+    """Share of the other adapters' answers that differ from the specialist's: what a leak would change."""
+
+
+def measure(
+    weights: Weights,
+    adapter: Path,
+    slot: Slot[..., Any],
+    calls: Sequence[dict[str, Any]],
+    folder: Path,
+    *,
+    adapters: int,
+    others: int,
+) -> Parity:
+    """Ask everybody.
+
+    Args:
+        weights: the base.
+        adapter: the specialist's PEFT folder, with its `adapter.gguf`.
+        slot: its slot.
+        calls: n bound arguments.
+        folder: where the other adapters go.
+        adapters: how many specialists there are in all; more than the server has slots.
+        others: calls of the base and of each other adapter.
+    """
+    rivals = [_noisy(adapter, folder / f"rival{i}", i, weights) for i in range(1, adapters)]
+    everyone: list[Path | None] = [None, adapter / "adapter.gguf", *rivals]
+    jobs = [(1, i) for i in range(len(calls))] + [
+        (who, i) for who in range(len(everyone)) if who != 1 for i in range(others)
+    ]
+
+    async def all_answers(in_flight: int, order: Sequence[int]) -> dict[int, str]:
+        servers = LocalServers()
+        models = [
+            Endpoint(local_model(servers, weights, path, f"m{i}"), bare_json=True, settings={"max_tokens": 32})
+            for i, path in enumerate(everyone)
+        ]
+        answers: dict[int, str] = {}
+        gate = asyncio.Semaphore(in_flight)
+        # All adapters are loaded before the first call that counts.
+        for model in models:
+            await _answer(model, slot, calls[0])
+
+        async def one(number: int) -> None:
+            who, call = jobs[number]
+            async with gate:
+                answers[number] = await _answer(models[who], slot, calls[call])
+
+        await asyncio.gather(*map(one, order))
+        servers.close()
+        return answers
+
+    numbers = list(range(len(jobs)))
+    alone = asyncio.run(all_answers(1, numbers))
+    shuffled = numbers.copy()
+    random.Random(7).shuffle(shuffled)
+    mixed = asyncio.run(all_answers(IN_FLIGHT, shuffled))
+    reference = transformers_answers(weights, adapter, slot, calls)
+    mine, theirs = [i for i in numbers if jobs[i][0] == 1], [i for i in numbers if jobs[i][0] != 1]
+    specialist = {jobs[i][1]: alone[i] for i in mine}
+    return Parity(
+        n=len(mine),
+        transformers=sum(alone[i] == reference[jobs[i][1]] for i in mine) / len(mine),
+        mixed=sum(alone[i] == mixed[i] for i in mine) / len(mine),
+        others=sum(alone[i] == mixed[i] for i in theirs) / len(theirs),
+        others_n=len(theirs),
+        distinct=sum(alone[i] != specialist[jobs[i][1]] for i in theirs) / len(theirs),
+    )
+
+
+async def _answer(model: Endpoint, slot: Slot[..., Any], arguments: dict[str, Any]) -> str:
+    try:
+        made = await attempt(model, slot.contract, arguments, retries=0)
+    except BadAnswer as error:
+        return f"bad: {error}"
+    return json.dumps(slot.contract.dump_output(made.output), sort_keys=True)
+
+
+def transformers_answers(
+    weights: Weights, adapter: Path, slot: Slot[..., Any], calls: Sequence[dict[str, Any]]
+) -> list[str]:
+    """Greedy answers of PEFT on transformers in fp32, without a grammar."""
+    import torch
+    from peft import PeftModel
+
+    base, tokenizer = load_base(weights)
+    model: Any = PeftModel.from_pretrained(base, str(adapter)).eval()
+    end = tokenizer.convert_tokens_to_ids(weights.end_of_turn)
+    prompts = [
+        tokenizer.apply_chat_template(chat_of(slot.contract.messages(c)), tokenize=False, add_generation_prompt=True)
+        for c in calls
+    ]
+    answers = [""] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(order), 16):
+        batch = order[start : start + 16]
+        tokens = tokenizer([prompts[i] for i in batch], return_tensors="pt", padding=True, add_special_tokens=False)
+        with torch.inference_mode():
+            out = model.generate(
+                **tokens, max_new_tokens=32, do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=end
+            )
+        for row, i in enumerate(batch):
+            text = tokenizer.decode(out[row, tokens["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+            try:
+                answers[i] = json.dumps(json.loads(text), sort_keys=True)
+            except ValueError:
+                answers[i] = f"bad: {text}"
+    return answers
+
+
+def _noisy(adapter: Path, folder: Path, seed: int, weights: Weights) -> Path:
+    """Another adapter: the same shapes, other weights, so that other answers come out."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    dice = torch.Generator().manual_seed(seed)
+    tensors = {
+        name: torch.randn(t.shape, generator=dice) * t.std()
+        for name, t in load_file(adapter / "adapter_model.safetensors").items()
+    }
+    save_file(tensors, folder / "adapter_model.safetensors")
+    shutil.copyfile(adapter / "adapter_config.json", folder / "adapter_config.json")
+    adapter_to_gguf(folder, fetch_weights(weights), folder / "adapter.gguf")
+    return folder / "adapter.gguf"
+
+
+def digest(path: Path) -> str:
+    """Hash of an adapter's tensors."""
+    from safetensors.torch import load_file
+
+    return sha256_of({name: tensor.flatten()[:64].tolist() for name, tensor in load_file(path).items()})

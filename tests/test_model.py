@@ -1,0 +1,248 @@
+"""The loop on the real small model: trained, converted, served, promoted and rolled back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from examples.tool_desk.desk import choose, fill
+from examples.tool_desk.work import Item, answer_lines, load_items
+
+from hetero_agents import DistillError, EngineError, IntegrityError, registry
+from hetero_agents.bindings import ModelConfig, Workspace
+from hetero_agents.bindings.lock import update_lock
+from hetero_agents.distill import Distilled, Recipe, distill, train
+from hetero_agents.distill.train import train_lora
+from hetero_agents.engines.adapter import adapter_to_gguf
+from hetero_agents.engines.catalog import fetch_weights, find_weights
+from hetero_agents.routing import attempt
+from hetero_agents.slots import App
+from tests.parity import digest, measure
+
+pytestmark = pytest.mark.model
+
+WEIGHTS = find_weights("smollm2-135m-instruct")
+TOML = """
+[app]
+modules = ["desk"]
+[models]
+big = { model = "replay:answers.jsonl", train_on_outputs = true }
+small = "local:smollm2-135m-instruct"
+[tiers]
+llm = { model = "big" }
+slm = { model = "small", fallback = ["big"] }
+[slots."desk.choose"]
+split_by = "request"
+"""
+
+
+@dataclass
+class Loop:
+    """A workspace after one trip through the loop."""
+
+    app: App
+    made: Distilled
+    items: list[Item]
+
+
+def silent(step: str, done: int, total: int) -> None:
+    pass
+
+
+def movie_items() -> list[Item]:
+    """Items whose tools recur often, so that a short training shows."""
+    return [item for item in load_items() if item.tool.startswith(("Movies", "Events", "Music", "Media"))][:230]
+
+
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory: pytest.TempPathFactory) -> Generator[Loop]:
+    root = tmp_path_factory.mktemp("loop")
+    items = movie_items()
+    (root / "hetero.toml").write_text(TOML)
+    (root / "desk.py").write_text((Path(__file__).parents[1] / "examples" / "tool_desk" / "desk.py").read_text())
+    (root / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in answer_lines(items)))
+    app = App.of(Workspace(root))
+    before = registry.use(app)
+
+    async def trip() -> Distilled:
+        for item in items:
+            await choose(item.request, list(item.tools))
+        return await distill(app, choose, recipe=Recipe(epochs=1.6), progress=silent)
+
+    try:
+        yield Loop(app, asyncio.run(trip()), items)
+    finally:
+        registry.use(before)
+        app.close()
+
+
+def test_a_specialist_beats_its_base_under_the_same_grammar_on_held_out_requests(loop: Loop) -> None:
+    scores = loop.made.specialist.scores
+    assert scores["specialist"].n >= 40
+    assert scores["specialist"].score > scores["base_grammar"].score
+    assert scores["specialist"].score > scores["base_five_shot"].score
+    assert scores["teacher"].score == 1.0
+    assert {"word_overlap", "most_frequent"} <= scores.keys()
+
+
+def test_parts_share_no_request(loop: Loop) -> None:
+    parts = loop.made.dataset.parts
+    requests = {name: {e.input["request"] for e in examples} for name, examples in parts.items()}
+    assert all(requests.values())
+    for first in requests:
+        for second in requests:
+            assert first == second or not requests[first] & requests[second]
+
+
+def test_the_lock_holds_the_hashes_of_base_adapter_data_and_contract(loop: Loop) -> None:
+    entry = loop.app.workspace.lock.specialists[loop.made.specialist_id]
+    assert entry.base_sha256 == WEIGHTS.sha256
+    assert entry.contract_sha256 == choose.contract.sha256
+    assert entry.dataset_sha256 == loop.made.dataset.sha256
+    assert len(entry.adapter_sha256) == len(entry.gguf_sha256) == 64
+
+
+def test_the_same_data_and_recipe_are_not_distilled_twice(loop: Loop) -> None:
+    again = asyncio.run(distill(loop.app, choose, recipe=Recipe(epochs=1.6), progress=silent))
+    assert again.reused
+    assert again.specialist_id == loop.made.specialist_id
+
+
+def test_a_promote_in_another_process_is_seen_by_the_next_call_and_a_rollback_too(loop: Loop) -> None:
+    item = loop.items[0]
+
+    def hetero(*arguments: str) -> str:
+        command = [sys.executable, "-c", "from hetero_agents.cli import main; main()", *arguments]
+        done = subprocess.run(command, cwd=loop.app.workspace.root, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    async def who() -> str | None:
+        return (await choose.run(item.request, list(item.tools))).route.specialist
+
+    async def calls() -> list[str | None]:
+        answered = [await who()]
+        await asyncio.to_thread(hetero, "promote", "desk.choose")
+        answered.append(await who())
+        await asyncio.to_thread(hetero, "rollback", "desk.choose")
+        return [*answered, await who()]
+
+    assert asyncio.run(calls()) == [None, "desk.choose@1", None]
+
+
+def test_weights_that_are_not_those_evaluated_are_never_served(loop: Loop) -> None:
+    app, name = loop.app, loop.made.specialist_id
+    item = loop.items[1]
+    app.workspace.activate(choose.id, name)
+    true = app.workspace.lock
+    wrong = loop.made.specialist.model_copy(update={"gguf_sha256": "0" * 64})
+    update_lock(app.workspace.lock_path, lambda lock: lock.model_copy(update={"specialists": {name: wrong}}))
+    try:
+        result = asyncio.run(choose.run(item.request, list(item.tools)))
+        assert result.route.decision == "escalated"
+        assert "SHA-256 differs" in (result.route.reason or "")
+        with pytest.raises(IntegrityError, match="not what was evaluated"):
+            asyncio.run(app.engines.specialist(name, wrong, ModelConfig(model=wrong.base)))
+    finally:
+        update_lock(app.workspace.lock_path, lambda lock: true)
+        app.workspace.restore(choose.id)
+
+
+def test_the_same_adapter_answers_alike_in_transformers_alone_and_under_mixed_traffic(
+    loop: Loop, tmp_path: Path
+) -> None:
+    calls = [choose.contract.bind((i.request, list(i.tools)), {}) for i in loop.items[:40]]
+    folder = loop.app.workspace.root / loop.made.specialist.adapter
+    parity = measure(WEIGHTS, folder, choose, calls, tmp_path, adapters=12, others=3)
+    assert parity.distinct > 0.3, "the other adapters must answer differently, or a leak would not show"
+    assert parity.transformers >= 0.9
+    assert parity.mixed >= 0.95
+    assert parity.others >= 0.9
+
+
+def test_an_adapter_for_another_base_is_refused_in_a_sentence(loop: Loop, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    source = loop.app.workspace.root / loop.made.specialist.adapter
+    tensors = {
+        k: torch.zeros(t.shape[0], t.shape[1] + 8) if "lora_A" in k else t
+        for k, t in load_file(source / "adapter_model.safetensors").items()
+    }
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text((source / "adapter_config.json").read_text())
+    with pytest.raises(EngineError, match="it is for another base"):
+        adapter_to_gguf(tmp_path, fetch_weights(WEIGHTS), tmp_path / "adapter.gguf")
+    assert not (tmp_path / "adapter.gguf").exists()
+
+
+def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    items = movie_items()[:40]
+    texts = [
+        (choose.contract.messages(a), choose.contract.answer_text(i.tool, a))
+        for i in items
+        for a in [choose.contract.bind((i.request, list(i.tools)), {})]
+    ]
+    recipe = Recipe(epochs=2, batch_size=4, top_layers=0.1)
+
+    def stop(done: int, total: int) -> None:
+        if done == 12:
+            raise KeyboardInterrupt
+
+    def nothing(done: int, total: int) -> None:
+        pass
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    train_lora(WEIGHTS, texts, recipe, whole, nothing)
+    with pytest.raises(KeyboardInterrupt):
+        train_lora(WEIGHTS, texts, recipe, broken, stop)
+    assert (broken / "checkpoint.pt").exists()
+    seen: list[int] = []
+    train_lora(WEIGHTS, texts, recipe, broken, lambda done, total: seen.append(done))
+    assert seen[0] == 11, "it went on after the last checkpoint, at batch 10"
+    files = [folder / "adapter" / "adapter_model.safetensors" for folder in (whole, broken)]
+    assert digest(files[0]) == digest(files[1])
+
+
+def test_the_grammar_lets_through_exactly_the_form_that_is_trained(loop: Loop) -> None:
+    """Objects with optional and nested parts come out in the order and with the spaces of `answer_text`."""
+    item = next(i for i in load_items() if i.tool == "Events_3_FindEvents")
+    arguments = fill.contract.bind((item.request, item.tools[item.tool]), {})
+
+    async def answer() -> str:
+        endpoint = await loop.app.engines.endpoint(ModelConfig(model="local:smollm2-135m-instruct"), fill.id)
+        made = await attempt(endpoint, fill.contract, arguments, retries=0)
+        text = fill.contract.answer_text(made.output, arguments)
+        return text if json.dumps(made.output, ensure_ascii=False) == text else f"other order: {made.output}"
+
+    text = asyncio.run(answer())
+    assert text.startswith('{"event_type": "')
+
+
+def test_a_slot_whose_answers_may_not_be_trained_on_stops_with_what_to_do(tmp_path: Path) -> None:
+    items = movie_items()[:60]
+    (tmp_path / "hetero.toml").write_text(TOML.replace("train_on_outputs = true", "train_on_outputs = false"))
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in answer_lines(items)))
+    app = App.of(Workspace(tmp_path))
+    before = registry.use(app)
+
+    async def trip() -> None:
+        for item in items:
+            await choose(item.request, list(item.tools))
+        await distill(app, choose, progress=silent)
+
+    try:
+        with pytest.raises(DistillError, match="train_on_outputs = true"):
+            asyncio.run(trip())
+    finally:
+        registry.use(before)
+        app.close()
