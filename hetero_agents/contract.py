@@ -22,7 +22,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_ai.messages import BinaryContent, ModelMessage, ModelRequest, ModelResponse, UserContent, UserPromptPart
 from pydantic_ai.models import ModelRequestParameters
-from pydantic_ai.output import OutputObjectDefinition
+from pydantic_ai.output import OutputObjectDefinition, StructuredOutputMode
 from pydantic_ai.tools import ToolDefinition
 
 from .errors import SlotDefinitionError, UserError
@@ -219,6 +219,7 @@ class Contract:
         self.constraint = self._read_constraint(returns)
         self.abstains = type(None) in get_args(_bare(returns))
         self._output_schema = _json_schema(slot, "its return type", self.output, "validation")
+        self._answers_object = _is_object(self._output_schema)
         self.sha256 = sha256_of(
             {
                 "instructions": self.instructions,
@@ -382,11 +383,14 @@ class Contract:
             return list(schema["enum"])
         return [True, False] if schema.get("type") == "boolean" else None
 
-    def request_parameters(self, arguments: Mapping[str, Any], *, bare_json: bool) -> ModelRequestParameters:
+    def request_parameters(
+        self, arguments: Mapping[str, Any], *, mode: StructuredOutputMode, bare_json: bool
+    ) -> ModelRequestParameters:
         """Return pydantic-ai's request parameters for this call.
 
         Args:
             arguments: the call's arguments.
+            mode: how the model gives structured answers, as its profile says.
             bare_json: the engine takes any JSON Schema at the root; otherwise an answer that is no
                 object is asked for as `{"response": ...}`.
         """
@@ -395,12 +399,11 @@ class Contract:
             definitions = {"$defs": schema["$defs"]} if "$defs" in schema else {}
             inner = {key: value for key, value in schema.items() if key != "$defs"}
             schema = {"type": "object", "properties": {WRAPPED: inner}, "required": [WRAPPED], **definitions}
-        return ModelRequestParameters(
-            output_mode="auto",
-            output_object=OutputObjectDefinition(json_schema=schema, name=OUTPUT_TOOL),
-            output_tools=[ToolDefinition(name=OUTPUT_TOOL, parameters_json_schema=schema, kind="output")],
-            allow_text_output=False,
-        )
+        if mode == "tool":
+            tool = ToolDefinition(name=OUTPUT_TOOL, parameters_json_schema=schema, kind="output")
+            return ModelRequestParameters(output_mode="tool", output_tools=[tool], allow_text_output=False)
+        answer = OutputObjectDefinition(json_schema=schema, name=OUTPUT_TOOL)
+        return ModelRequestParameters(output_mode=mode, output_object=answer, allow_text_output=False)
 
     def parse(self, response: ModelResponse, arguments: Mapping[str, Any], *, bare_json: bool) -> Any:
         """Return the typed output of a response.
@@ -409,6 +412,8 @@ class Contract:
             ValueError: the answer is not JSON or not of the contract; the message says where.
         """
         text = next((call.args_as_json_str() for call in response.tool_calls), None) or response.text or ""
+        if self.constraint is None and (bare_json or self._answers_object):
+            return self.output.validate_json(text)
         try:
             value = json.loads(text)
         except json.JSONDecodeError as error:

@@ -1,3 +1,4 @@
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
 """The loop on the real small model: trained, converted, served, promoted and rolled back."""
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from examples.tool_desk.desk import choose, fill
 from examples.tool_desk.work import Item, answer_lines, load_items
-
 from hetero_agents import DistillError, EngineError, IntegrityError, registry
 from hetero_agents.bindings import ModelConfig, Workspace
 from hetero_agents.bindings.lock import update_lock

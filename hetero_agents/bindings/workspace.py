@@ -29,6 +29,8 @@ class Binding:
     models: tuple[tuple[str, ModelConfig], ...]
     """(name in `[models]`, its entry), best first."""
     timeout: float | None
+    hci: bool | None
+    """What `hetero.toml` says of the slot; None leaves it to the code."""
     refused: str | None = None
     """Why the active specialist is not used, where it is not."""
 
@@ -44,6 +46,8 @@ class Workspace:
         self._config = _Watched(self.config_path, Config.load)
         self._lock = _Watched(self.lock_path, Lock.load)
         self._warned: set[tuple[SpecialistId, Sha256]] = set()
+        # A binding follows from the two files alone: made again when either was read again.
+        self._bindings: dict[tuple[str, Tier, Sha256 | None], tuple[Config, Lock, Binding]] = {}
 
     @classmethod
     def find(cls, start: Path | None = None) -> Workspace:
@@ -103,7 +107,15 @@ class Workspace:
         Raises:
             ConfigError: the slot has no model: neither its own entry nor its tier names one.
         """
-        config, lock, entry = self.config, self.lock, self.slot_config(slot)
+        config, lock = self.config, self.lock
+        key = (slot, tier, contract)
+        known = self._bindings.get(key)
+        if known is None or known[0] is not config or known[1] is not lock:
+            known = self._bindings[key] = (config, lock, self._bind(config, lock, slot, tier, contract))
+        return known[2]
+
+    def _bind(self, config: Config, lock: Lock, slot: str, tier: Tier, contract: Sha256 | None) -> Binding:
+        entry = config.slots.get(slot, SlotConfig())
         base = config.tiers.get(tier)
         if entry.model is None and base is None:
             raise ConfigError(
@@ -120,8 +132,8 @@ class Workspace:
             if (active, specialist.contract_sha256) not in self._warned:
                 self._warned.add((active, specialist.contract_sha256))
                 warnings.warn(f"{active} is not used: {reason}; run `hetero distill {slot}` again.", stacklevel=2)
-            return Binding(slot, None, None, models, entry.timeout, refused=reason)
-        return Binding(slot, active if specialist else None, specialist, models, entry.timeout)
+            return Binding(slot, None, None, models, entry.timeout, entry.hci, refused=reason)
+        return Binding(slot, active if specialist else None, specialist, models, entry.timeout, entry.hci)
 
     # -- what `hetero promote`, `rollback` and `distill` write ------------------------------------
 

@@ -44,7 +44,7 @@ class Distilled:
 
 
 async def distill(
-    app: App, slot: Slot[..., object], *, base: str | None = None, recipe: Recipe | None = None, progress: Progress
+    app: App, slot: Slot[..., Any], *, base: str | None = None, recipe: Recipe | None = None, progress: Progress
 ) -> Distilled:
     """Curate, train, convert and evaluate; write a candidate into the lock.
 
@@ -135,7 +135,7 @@ def _base(app: App, name: str | None) -> tuple[ModelConfig, Weights]:
 
 
 def _train(
-    weights: Weights, dataset: Dataset, slot: Slot[..., object], recipe: Recipe, folder: Path, progress: Progress
+    weights: Weights, dataset: Dataset, slot: Slot[..., Any], recipe: Recipe, folder: Path, progress: Progress
 ) -> Trained:
     note = folder / "trained.json"
     if note.exists():
@@ -156,7 +156,7 @@ def _train(
 
 async def _evaluate(
     app: App,
-    slot: Slot[..., object],
+    slot: Slot[..., Any],
     dataset: Dataset,
     config: ModelConfig,
     specialist_id: SpecialistId,

@@ -21,7 +21,6 @@ from .catalog import find_weights, verified_sha256
 
 # The engines import openai and httpx, which takes most of a second: each is imported at its first use.
 if TYPE_CHECKING:
-    import httpx2
     from pydantic_ai.providers import Provider
 
     from .local import LocalServers
@@ -181,26 +180,14 @@ def _known_model(model_id: str) -> Model:
 
 def _retrying_provider(name: str) -> Provider[Any]:
     """A provider whose HTTP client tries again, with growing waits, on rate limits, 5xx and lost connections."""
-    import httpx2
     from pydantic_ai.providers import infer_provider_class
-    from pydantic_ai.retries import AsyncHTTPX2TenacityTransport, RetryConfig, wait_retry_after
-    from tenacity import retry_if_exception_type, stop_after_attempt
+
+    from .retries import patient_client
 
     provider = cast("Callable[..., Provider[Any]]", infer_provider_class(name))
     if "http_client" not in inspect.signature(provider).parameters:
         return provider()
-    transport = AsyncHTTPX2TenacityTransport(
-        config=RetryConfig(
-            retry=retry_if_exception_type((httpx2.HTTPStatusError, httpx2.TransportError)),
-            wait=wait_retry_after(max_wait=60),
-            stop=stop_after_attempt(4),
-            reraise=True,
-        ),
-        validate_response=_raise_for_passing_trouble,
-    )
-    return provider(http_client=httpx2.AsyncClient(transport=transport, timeout=httpx2.Timeout(600, connect=5)))
-
-
-def _raise_for_passing_trouble(response: httpx2.Response) -> None:
-    if response.status_code == 429 or response.status_code >= 500:
-        response.raise_for_status()
+    made = provider(http_client=patient_client())
+    if hasattr(made.client, "max_retries"):
+        made.client.max_retries = 0  # the transport retries; both together would multiply
+    return made

@@ -171,7 +171,8 @@ async def attempt(
         ModelAPIError: the engine failed.
     """
     messages: list[ModelMessage] = [*examples, *contract.messages(arguments)]
-    parameters = contract.request_parameters(arguments, bare_json=endpoint.bare_json)
+    mode = endpoint.model.profile.get("default_structured_output_mode", "tool")
+    parameters = contract.request_parameters(arguments, mode=mode, bare_json=endpoint.bare_json)
     settings = endpoint.settings
     if endpoint.keyed:
         settings = ModelSettings(extra_body={INPUT_KEY: sha256_of(contract.dump(arguments))})

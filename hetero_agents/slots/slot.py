@@ -97,13 +97,12 @@ class Slot(Generic[P, R]):
         arguments = contract.bind(args, kwargs)
         app = registry.app
         binding = app.binding(self.id, self.tier, contract.sha256)
-        hci = app.workspace.slot_config(self.id).hci
         attributes: dict[str, Any] = {
             Names.SLOT: self.id,
             Names.CONTRACT: contract.sha256,
             Names.INPUT: compact_json(contract.dump(arguments)),
         }
-        if self.hci if hci is None else hci:
+        if self.hci if binding.hci is None else binding.hci:
             attributes[Names.HCI] = True
         if (subject := current_subject()) is not None:
             attributes[Names.SUBJECT] = subject

@@ -57,7 +57,12 @@ class Tracing:
 
             self.provider.add_span_processor(_batch(OTLPSpanExporter()))
         self.tracer: Tracer = self.provider.get_tracer("hetero_agents")
-        self.settings = InstrumentationSettings(tracer_provider=self.provider, version=6)
+        self.settings = InstrumentationSettings(
+            tracer_provider=self.provider,
+            version=6,
+            # They repeat the contract, which the slot's span names by its hash.
+            include_model_request_parameters=False,
+        )
 
     def flush(self, timeout: float = 30.0) -> bool:
         """Wait until every finished span is stored and sent; False if that took longer than `timeout` seconds."""

@@ -15,7 +15,6 @@ from pathlib import Path
 from examples.tool_desk.demo import FOLDER
 from examples.tool_desk.desk import choose
 from examples.tool_desk.work import load_items
-
 from hetero_agents.bindings import Workspace
 from hetero_agents.engines.catalog import find_weights
 from tests.parity import measure

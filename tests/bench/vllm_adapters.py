@@ -23,7 +23,6 @@ from typing import Any
 from examples.tool_desk.demo import FOLDER
 from examples.tool_desk.desk import choose, fill
 from examples.tool_desk.work import load_items
-
 from hetero_agents import Slot
 from hetero_agents.bindings import ModelConfig, Workspace
 from hetero_agents.distill.evaluate import read_predictions, same, wilson

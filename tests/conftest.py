@@ -1,0 +1,50 @@
+"""Every test leaves the registry as it found it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+
+import pytest
+from pydantic_ai.models import Model
+
+from hetero_agents.bindings import Workspace
+from hetero_agents.slots import App, registry
+from hetero_agents.testing import MemoryVault
+
+from .support import TOML, Answers, FakeEngines, write_workspace
+
+OpenApp = Callable[..., App]
+
+
+@pytest.fixture(autouse=True)
+def same_registry_afterwards() -> Generator[None]:
+    slots, agents, app = dict(registry.slots), dict(registry.code_agents), registry.opened
+    yield
+    if (opened := registry.opened) is not None and opened is not app:
+        opened.close()
+    registry.use(app)
+    registry.slots, registry.code_agents = slots, agents
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """A workspace with the models `big` and `small`."""
+    return Workspace(write_workspace(tmp_path))
+
+
+@pytest.fixture
+def open_app(tmp_path: Path) -> Generator[OpenApp]:
+    """Opens a workspace in which models answer from lists, and makes it the process's app."""
+    opened: list[App] = []
+
+    def open_(models: Mapping[str, Answers | Model], toml: str = TOML) -> App:
+        app = App.of(Workspace(write_workspace(tmp_path, toml)), MemoryVault())
+        app.engines = FakeEngines(tmp_path, models=models)
+        opened.append(app)
+        registry.use(app)
+        return app
+
+    yield open_
+    for app in opened:
+        app.close()

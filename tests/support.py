@@ -1,0 +1,123 @@
+"""What several test files need: models that answer from a list, engines that hand them out, lock entries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, RetryPromptPart, TextPart, UserPromptPart
+from pydantic_ai.models import Model
+from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.profiles import ModelProfile
+
+from hetero_agents.bindings import ModelConfig, Score, Specialist, SpecialistId
+from hetero_agents.contract import Sha256, SlotId
+from hetero_agents.engines import Endpoint, Engines
+
+TOML = """\
+[models]
+big = { model = "fake:big", train_on_outputs = true }
+small = "fake:small"
+[tiers]
+llm = { model = "big" }
+slm = { model = "small", fallback = ["big"] }
+"""
+
+NATIVE_JSON = ModelProfile(supports_json_schema_output=True, default_structured_output_mode="native")
+
+
+@dataclass
+class Answers:
+    """A model that gives its answers in turn, the last one for ever; an exception is raised, a function is called."""
+
+    answers: Sequence[Any]
+    asked: list[list[ModelMessage]] = field(default_factory=list[list[ModelMessage]])
+
+    def reply(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        """Give the next answer."""
+        answer = self.answers[min(len(self.asked), len(self.answers) - 1)]
+        self.asked.append(list(messages))
+        if callable(answer):
+            answer = answer()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer if isinstance(answer, ModelResponse) else ModelResponse(parts=[TextPart(json.dumps(answer))])
+
+    def model(self, name: str) -> Model:
+        """Return it as a pydantic-ai model."""
+        return FunctionModel(self.reply, model_name=name, profile=NATIVE_JSON)
+
+    def seen(self) -> list[str]:
+        """Return every text that it was sent, retries included."""
+        return [
+            str(part.content)
+            for messages in self.asked
+            for message in messages
+            if isinstance(message, ModelRequest)
+            for part in message.parts
+            if isinstance(part, UserPromptPart | RetryPromptPart)
+        ]
+
+
+def answers(*given: Any) -> Answers:
+    """Return a model that gives these answers in turn."""
+    return Answers(given)
+
+
+@dataclass
+class FakeEngines(Engines):
+    """Engines that hand out models by id: a `[models]` id (`fake:big`) or a specialist's."""
+
+    models: Mapping[str, Answers | Model] = field(default_factory=dict[str, "Answers | Model"])
+
+    async def endpoint(self, config: ModelConfig, slot: str) -> Endpoint:
+        """Return the model of an entry of `[models]`."""
+        return self._of(config.model)
+
+    async def specialist(self, specialist_id: SpecialistId, specialist: Specialist, config: ModelConfig) -> Endpoint:
+        """Return the model of a specialist."""
+        return self._of(specialist_id)
+
+    def _of(self, name: str) -> Endpoint:
+        found = self.models[name]
+        return Endpoint(found.model(name) if isinstance(found, Answers) else found, bare_json=True)
+
+
+def lock_entry(slot: str, contract: str = "0" * 64, adapter: str = "adapters/1") -> Specialist:
+    """Return a specialist as the lock holds it."""
+    return Specialist(
+        slot=SlotId(slot),
+        base="fake:small",
+        base_sha256=Sha256("1" * 64),
+        adapter=adapter,
+        adapter_sha256=Sha256("2" * 64),
+        gguf_sha256=Sha256("3" * 64),
+        contract_sha256=Sha256(contract),
+        dataset_sha256=Sha256("4" * 64),
+        recipe={"epochs": 1.5},
+        examples=100,
+        train_seconds=60.0,
+        teacher="big",
+        scores={"specialist": Score(score=0.9, low=0.85, high=0.94, n=200)},
+        max_tokens=16,
+        created="2026-03-01T12:00:00+00:00",
+    )
+
+
+def raised(error: type[Exception], action: Callable[[], object]) -> str:
+    """Return the message of the exception that an action raises; an assertion fails where it raises none."""
+    try:
+        action()
+    except error as caught:
+        return str(caught)
+    raise AssertionError(f"{error.__name__} was not raised")
+
+
+def write_workspace(folder: Path, toml: str = TOML) -> Path:
+    """Write a hetero.toml and return its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "hetero.toml").write_text(toml)
+    return folder

@@ -1,0 +1,227 @@
+"""The contract's hash and the schemas under it: the same on every Python and pydantic that we support."""
+
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import BaseModel, Field
+
+from hetero_agents import Fits, OneOf, Slot, slot
+from hetero_agents.contract import canonical_schema, schema_text, sha256_of
+
+
+class Address(BaseModel):
+    street: str
+    city: str
+
+
+class Person(BaseModel):
+    """Somebody."""
+
+    title: str = Field(description="Dr, Mx")
+    home: Address
+    work: Address | None = None
+
+
+class Tree(BaseModel):
+    label: str
+    children: list["Tree"] = []
+
+
+@slot(name="hash.classify")
+async def classify(message: str) -> Literal["refund", "other"]:
+    """Name the customer's intent."""
+    ...
+
+
+@slot(name="hash.choose")
+async def choose(request: str, tools: list[str]) -> Annotated[str, OneOf("tools")]:
+    """Choose the tool that serves the request."""
+    ...
+
+
+@slot(name="hash.fill")
+async def fill(request: str, parameters: dict[str, Any]) -> Annotated[dict[str, Any], Fits("parameters")]:
+    """Write the arguments."""
+    ...
+
+
+@slot(name="hash.read")
+async def read(text: str) -> Person:
+    """Read the person."""
+    ...
+
+
+@slot(name="hash.grow")
+async def grow(seed: Tree) -> Tree:
+    """Grow the tree."""
+    ...
+
+
+GOLDEN = {
+    "hash.classify": "a79882488e06ce159f70c02a3e75ccb9f64a98383150f40e460c90c042c7e6ad",
+    "hash.choose": "481cc0755ccde623dc72301a6e4a30d1a4b6a7b8dd78b848fa029914da9655cc",
+    "hash.fill": "021deb7f92b1947d37528e45ef384284b3965f3da0cc88b78dd7fdf4a62a8293",
+    "hash.read": "21d75bfaa9403e922ec92850f4c576161dccced10044979cbb6b1b5b355f7716",
+    "hash.grow": "ba2ddca67aa18d28a27b0cc9383a2d2dd75dbd20c0ee09eb04874c999e95182c",
+}
+"""Written once by hand: a change here makes every specialist that was ever trained unusable."""
+
+
+@pytest.mark.parametrize("declared", [classify, choose, fill, read, grow], ids=lambda s: s.id)
+def test_a_hash_is_the_same_for_ever(declared: Slot[..., Any]) -> None:
+    assert declared.contract.sha256 == GOLDEN[declared.id]
+
+
+def hash_of(function: Any, **options: Any) -> str:
+    return slot(name="hash.other", **options)(function).contract.sha256
+
+
+def test_the_hash_changes_with_the_instruction() -> None:
+    assert hash_of(classify.function, instructions="Another.") != classify.contract.sha256
+
+
+def test_the_hash_changes_with_a_parameters_type() -> None:
+    async def other(message: int) -> Literal["refund", "other"]:
+        """Name the customer's intent."""
+        ...
+
+    assert hash_of(other) != classify.contract.sha256
+
+
+def test_the_hash_changes_with_the_return_type() -> None:
+    async def other(message: str) -> Literal["refund", "other", "more"]:
+        """Name the customer's intent."""
+        ...
+
+    assert hash_of(other) != classify.contract.sha256
+
+
+def test_the_hash_changes_with_a_parameters_name() -> None:
+    async def other(text: str) -> Literal["refund", "other"]:
+        """Name the customer's intent."""
+        ...
+
+    assert hash_of(other) != classify.contract.sha256
+
+
+def test_the_hash_changes_with_the_mark() -> None:
+    async def free(request: str, tools: list[str]) -> str:
+        """Choose the tool that serves the request."""
+        ...
+
+    assert hash_of(free) != choose.contract.sha256
+
+
+def test_the_hash_does_not_change_with_checks() -> None:
+    @slot(name="hash.checked")
+    async def checked(message: str) -> Literal["refund", "other"]:
+        """Name the customer's intent."""
+        ...
+
+    checked.check(lambda intent: None)
+    assert checked.contract.sha256 == classify.contract.sha256
+
+
+def test_the_hash_does_not_change_with_a_defaults_value() -> None:
+    async def three(text: str, limit: int = 3) -> str: ...
+    async def four(text: str, limit: int = 4) -> str: ...
+
+    assert hash_of(three) == hash_of(four)
+
+
+def test_the_hash_does_not_change_when_a_parameter_gets_a_default() -> None:
+    async def without(text: str, limit: int) -> str: ...
+    async def with_default(text: str, limit: int = 3) -> str: ...
+
+    assert hash_of(without) == hash_of(with_default)
+
+
+def test_the_hash_does_not_change_with_the_name_or_the_docstrings_indentation() -> None:
+    async def other(message: str) -> Literal["refund", "other"]:
+        """
+        Name the customer's intent.
+        """
+        ...
+
+    assert hash_of(other) == classify.contract.sha256
+
+
+def test_canonical_json_sorts_keys_and_keeps_characters() -> None:
+    assert sha256_of({"b": 1, "a": "é"}) == sha256_of({"a": "é", "b": 1})
+    assert sha256_of("é") == "f2886017e9c7abacf804b54d64787dce2b611c9544ba21f3affdd126a6e50086"
+
+
+# -- canonical schemas -----------------------------------------------------------------------------
+
+
+def test_titles_are_dropped_but_a_property_of_that_name_stays() -> None:
+    schema = canonical_schema(Person.model_json_schema())
+    assert "title" not in schema
+    assert schema["properties"]["title"] == {"description": "Dr, Mx", "type": "string"}
+    assert "title" in schema["required"]
+
+
+def test_definitions_are_inlined() -> None:
+    schema = canonical_schema(Person.model_json_schema())
+    assert "$defs" not in schema
+    assert schema["properties"]["home"]["properties"] == {"street": {"type": "string"}, "city": {"type": "string"}}
+
+
+def test_required_keys_are_sorted() -> None:
+    one: dict[str, Any] = {"type": "object", "properties": {}, "required": ["b", "a"]}
+    other: dict[str, Any] = {"type": "object", "properties": {}, "required": ["a", "b"]}
+    assert canonical_schema(one) == canonical_schema(other)
+
+
+def test_a_recursive_model_stays_finite() -> None:
+    schema = canonical_schema(Tree.model_json_schema())
+    assert schema["$ref"] == "#/$defs/Tree"
+    assert schema["$defs"]["Tree"]["properties"]["children"]["items"] == {"$ref": "#/$defs/Tree"}
+
+
+def test_values_are_kept_as_they_are() -> None:
+    schema = {"enum": [{"title": "x", "required": ["b", "a"]}], "default": {"title": "y"}}
+    assert canonical_schema(schema) == schema
+
+
+def test_properties_named_like_keywords_are_kept() -> None:
+    names = ("$defs", "title", "required", "properties", "enum")
+    schema = {"type": "object", "properties": {name: {"type": "string", "title": "T"} for name in names}}
+    assert canonical_schema(schema)["properties"] == {name: {"type": "string"} for name in names}
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"type": "string"}, "string"),
+        ({"type": ["string", "null"]}, "string|null"),
+        ({"enum": ["a", 1, None]}, '"a"|1|null'),
+        ({"const": "a"}, '"a"'),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, "integer|null"),
+        ({"type": "array", "items": {"type": "integer"}}, "integer[]"),
+        ({"type": "array", "items": {"enum": ["a", "b"]}}, '("a"|"b")[]'),
+        ({"type": "array"}, "any[]"),
+        ({"type": "object"}, "object"),
+        ({}, "any"),
+        (True, "any"),
+        (
+            {"properties": {"city": {"type": "string"}, "kind": {"enum": ["music"]}}, "required": ["city"]},
+            '{city: string, kind?: "music"}',
+        ),
+        (
+            {"type": "object", "properties": {"at": {"type": "object", "properties": {"x": {"type": "number"}}}}},
+            "{at?: {x?: number}}",
+        ),
+    ],
+)
+def test_a_schema_reads_as_a_type(schema: Any, text: str) -> None:
+    assert schema_text(schema) == text
+
+
+def test_a_reference_in_a_schema_reads_as_what_it_refers_to() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"home": {"$ref": "#/$defs/Address"}},
+        "$defs": {"Address": {"type": "object", "properties": {"city": {"type": "string"}}}},
+    }
+    assert schema_text(schema) == "{home?: {city?: string}}"
