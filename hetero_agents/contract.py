@@ -95,9 +95,9 @@ def compact_json(value: Any) -> str:
 
 
 def canonical_schema(schema: JsonSchema) -> JsonSchema:
-    """Return a JSON Schema without titles, with `$defs` inlined and `required` sorted.
+    """Return a JSON Schema without titles, with `$defs` inlined, `required` sorted, and the order of properties in `x-order`.
 
-    Two schemas that demand the same are equal afterwards, whatever pydantic version wrote them.
+    The order counts: prompts and answers follow it. Two schemas that demand the same are equal afterwards, whatever pydantic version wrote them.
     A definition that refers to itself stays a `$ref`.
     """
     definitions: dict[str, Any] = schema.get("$defs", {})
@@ -126,6 +126,7 @@ def canonical_schema(schema: JsonSchema) -> JsonSchema:
                 continue
             if key == "properties":
                 out[key] = {name: walk(part, open_refs) for name, part in value.items()}
+                out["x-order"] = list(value)
             elif key == "required":
                 out[key] = sorted(value)
             elif key in ("enum", "const", "default", "examples"):
@@ -179,6 +180,7 @@ class Contract:
         slot: the slot's id.
         instructions: the cleaned docstring or `instructions=`.
         parameters: the parameters in the order of the signature.
+        hints: the resolved type hints, `return` among them.
         sha256: hash over the instruction and the canonical JSON Schemas of input and output. Checks,
             defaults and `NotSent` parameters are outside it.
     """
@@ -198,7 +200,7 @@ class Contract:
         self.slot = slot
         self.instructions = inspect.cleandoc(instructions if instructions is not None else function.__doc__ or "")
         self.signature = inspect.signature(function)
-        hints = typing.get_type_hints(function, include_extras=True)
+        self.hints = hints = typing.get_type_hints(function, include_extras=True)
         for name in (*self.signature.parameters, "return"):
             if name not in hints:
                 where = "has no return type" if name == "return" else f"has no type for its parameter {name!r}"
@@ -211,7 +213,6 @@ class Contract:
             name: _parameter(slot, name, hints[name], parameter)
             for name, parameter in self.signature.parameters.items()
         }
-        self._hints = hints
         returns = hints["return"]
         if returns in (None, type(None)):
             raise SlotDefinitionError(f"Slot {slot!r} returns None; a slot is a question, so say what it answers.")
@@ -232,7 +233,7 @@ class Contract:
 
     def _read_constraint(self, returns: Any) -> OneOf | Fits | None:
         found = [mark for mark in getattr(returns, "__metadata__", ()) if isinstance(mark, OneOf | Fits)]
-        for name, hint in self._hints.items():
+        for name, hint in self.hints.items():
             if name != "return" and any(isinstance(m, OneOf | Fits) for m in getattr(hint, "__metadata__", ())):
                 raise SlotDefinitionError(
                     f"Slot {self.slot!r} has OneOf or Fits on its parameter {name!r}; it stands on the return type."
@@ -252,7 +253,7 @@ class Contract:
             raise SlotDefinitionError(
                 f"Slot {self.slot!r} returns {word}({mark.parameter!r}), but that parameter is NotSent."
             )
-        given, answer = _bare(self._hints[mark.parameter]), _bare(returns)
+        given, answer = _bare(self.hints[mark.parameter]), _bare(returns)
         if isinstance(mark, OneOf):
             if given != list[str]:
                 raise SlotDefinitionError(
@@ -295,7 +296,7 @@ class Contract:
                 case "not_sent":
                     pass
         required = sorted(n for n, p in self.parameters.items() if p.required and p.kind != "not_sent")
-        return {"type": "object", "properties": properties, "required": required}
+        return {"type": "object", "properties": properties, "required": required, "x-order": list(properties)}
 
     # -- one call ------------------------------------------------------------------------------
 
@@ -347,7 +348,9 @@ class Contract:
         images: list[UserContent] = []
         lines: list[str] = []
         values = [name for name, parameter in self.parameters.items() if parameter.kind == "value"]
-        for name, parameter in self.parameters.items():
+        # What OneOf or Fits names recurs from call to call: it stands first, where prompt caches serve it.
+        first = self.constraint.parameter if self.constraint else None
+        for name, parameter in sorted(self.parameters.items(), key=lambda item: item[0] != first):
             value = arguments.get(name)
             if parameter.kind == "history":
                 history += value or []
@@ -485,20 +488,27 @@ def check_shape(function: Callable[..., Any], name: str) -> None:
             raise SlotDefinitionError(
                 f"Slot {name!r} has the positional-only parameter {parameter.name!r}; remove the `/`."
             )
-    if function.__code__.co_code not in _EMPTY_BODIES:
+    code = function.__code__
+    if code.co_code not in _EMPTY_BODIES or not set(code.co_consts) <= {None, ..., function.__doc__}:
         raise SlotDefinitionError(
             f"Slot {name!r} has code in its body, which would never run: a model answers; the body is `...`."
         )
 
 
-async def _with_docstring() -> None:
+# A slot's body in each way that it is written; what they compile to differs with the version and with -OO.
+async def _docstring() -> None:
     """A slot's body."""
 
 
-async def _without_docstring() -> None: ...
+async def _dots() -> None: ...
 
 
-_EMPTY_BODIES = frozenset(f.__code__.co_code for f in (_with_docstring, _without_docstring))
+async def _both() -> None:
+    """A slot's body."""
+    ...
+
+
+_EMPTY_BODIES = frozenset(f.__code__.co_code for f in (_docstring, _dots, _both))
 
 
 def _ordered(value: Any, schema: Any, definitions: JsonSchema) -> Any:

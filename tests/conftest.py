@@ -1,7 +1,8 @@
-"""Every test leaves the registry as it found it."""
+"""Every test leaves the registry as it found it, and sees none of the machine's settings."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
@@ -27,6 +28,13 @@ def same_registry_afterwards() -> Generator[None]:
     registry.slots, registry.code_agents = slots, agents
 
 
+@pytest.fixture(autouse=True)
+def no_telemetry_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("OTEL_", "HETERO_")):
+            monkeypatch.delenv(name)
+
+
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     """A workspace with the models `big` and `small`."""
@@ -38,7 +46,7 @@ def open_app(tmp_path: Path) -> Generator[OpenApp]:
     """Opens a workspace in which models answer from lists, and makes it the process's app."""
     opened: list[App] = []
 
-    def open_(models: Mapping[str, Answers | Model], toml: str = TOML) -> App:
+    def open_(models: Mapping[str, Answers | Model | Exception], toml: str = TOML) -> App:
         app = App.of(Workspace(write_workspace(tmp_path, toml)), MemoryVault())
         app.engines = FakeEngines(tmp_path, models=models)
         opened.append(app)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,9 +71,9 @@ def answers(*given: Any) -> Answers:
 
 @dataclass
 class FakeEngines(Engines):
-    """Engines that hand out models by id: a `[models]` id (`fake:big`) or a specialist's."""
+    """Engines that hand out models by id: a `[models]` id (`fake:big`) or a specialist's; an exception is raised."""
 
-    models: Mapping[str, Answers | Model] = field(default_factory=dict[str, "Answers | Model"])
+    models: Mapping[str, Answers | Model | Exception] = field(default_factory=dict[str, "Answers | Model | Exception"])
 
     async def endpoint(self, config: ModelConfig, slot: str) -> Endpoint:
         """Return the model of an entry of `[models]`."""
@@ -83,6 +85,8 @@ class FakeEngines(Engines):
 
     def _of(self, name: str) -> Endpoint:
         found = self.models[name]
+        if isinstance(found, Exception):
+            raise found
         return Endpoint(found.model(name) if isinstance(found, Answers) else found, bare_json=True)
 
 
@@ -107,17 +111,21 @@ def lock_entry(slot: str, contract: str = "0" * 64, adapter: str = "adapters/1")
     )
 
 
-def raised(error: type[Exception], action: Callable[[], object]) -> str:
-    """Return the message of the exception that an action raises; an assertion fails where it raises none."""
-    try:
-        action()
-    except error as caught:
-        return str(caught)
-    raise AssertionError(f"{error.__name__} was not raised")
-
-
 def write_workspace(folder: Path, toml: str = TOML) -> Path:
     """Write a hetero.toml and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "hetero.toml").write_text(toml)
     return folder
+
+
+def in_processes(work: Callable[..., None], *arguments: tuple[object, ...]) -> None:
+    """Run a function in one process for each tuple of arguments, all at once."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=work, args=given) for given in arguments]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later: a fork beside other threads
+        for process in processes:
+            process.start()
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [0] * len(processes)

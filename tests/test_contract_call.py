@@ -14,7 +14,6 @@ from pydantic_ai.messages import (
     ToolCallPart,
     UserPromptPart,
 )
-from pydantic_ai.models import ModelRequestParameters
 
 from hetero_agents import Fits, NotSent, OneOf, Slot, UserError, slot
 
@@ -125,16 +124,18 @@ def test_one_value_is_the_prompt_itself_and_several_have_their_names() -> None:
     async def one(message: str) -> str: ...
 
     assert prompt_of(one.contract.messages({"message": "Hello"})) == "Hello"
-    assert prompt_of(choose.contract.messages({"request": "Hello", "tools": ["a", "b"]})) == (
-        'request: Hello\ntools: ["a","b"]'
-    )
+    assert prompt_of(order.contract.messages({"text": "Hello", "limit": 3})) == "text: Hello\nlimit: 3"
+
+
+def test_what_the_answer_is_chosen_from_stands_first_for_prompt_caches() -> None:
+    prompt = prompt_of(choose.contract.messages({"request": "Hello", "tools": ["a", "b"]}))
+    assert prompt == 'tools: ["a","b"]\nrequest: Hello'
 
 
 def test_a_schema_is_sent_as_a_type() -> None:
     schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-    assert prompt_of(fill.contract.messages({"request": "x", "parameters": schema})).endswith(
-        "parameters: {city: string}"
-    )
+    prompt = prompt_of(fill.contract.messages({"request": "x", "parameters": schema}))
+    assert prompt == "parameters: {city: string}\nrequest: x"
 
 
 def test_what_is_not_sent_is_neither_in_the_dump_nor_the_messages_nor_the_hash() -> None:
@@ -232,7 +233,8 @@ def test_an_answer_in_the_wrong_form_says_what_is_wrong(text: str, complaint: st
         choose.contract.parse(said(text), {"tools": ["a"]}, bare_json=False)
 
 
-def asked_schema(parameters: ModelRequestParameters) -> Any:
+def asked_schema(declared: Slot[..., Any], call: dict[str, Any], *, bare_json: bool) -> Any:
+    parameters = declared.contract.request_parameters(call, mode="native", bare_json=bare_json)
     assert parameters.output_object is not None
     return parameters.output_object.json_schema
 
@@ -241,17 +243,24 @@ def test_the_request_wraps_an_answer_that_is_no_object_and_only_where_needed() -
     call = {"tools": ["a"]}
     enum = {"type": "string", "enum": ["a"]}
     wrapped = {"type": "object", "properties": {"response": enum}, "required": ["response"]}
-    assert asked_schema(choose.contract.request_parameters(call, bare_json=False)) == wrapped
-    assert asked_schema(choose.contract.request_parameters(call, bare_json=True)) == enum
+    assert asked_schema(choose, call, bare_json=False) == wrapped
+    assert asked_schema(choose, call, bare_json=True) == enum
 
 
 def test_definitions_stay_at_the_root_when_an_answer_is_wrapped() -> None:
     @slot(name="contract.items")
     async def items(text: str) -> list[Item]: ...
 
-    schema = asked_schema(items.contract.request_parameters({}, bare_json=False))
+    schema = asked_schema(items, {}, bare_json=False)
     assert schema["properties"]["response"]["items"] == {"$ref": "#/$defs/Item"}
     assert "Item" in schema["$defs"]
+
+
+def test_a_model_that_answers_by_tool_is_given_the_schema_as_a_tool() -> None:
+    asked = order.contract.request_parameters({}, mode="tool", bare_json=False)
+    assert [tool.name for tool in asked.output_tools] == ["final_result"]
+    assert asked.output_tools[0].parameters_json_schema["properties"].keys() == {"items", "colour"}
+    assert (asked.output_object, asked.allow_text_output) == (None, False)
 
 
 def test_the_text_of_an_answer_has_its_keys_in_the_order_of_the_schema() -> None:

@@ -58,11 +58,11 @@ async def grow(seed: Tree) -> Tree:
 
 
 GOLDEN = {
-    "hash.classify": "a79882488e06ce159f70c02a3e75ccb9f64a98383150f40e460c90c042c7e6ad",
-    "hash.choose": "481cc0755ccde623dc72301a6e4a30d1a4b6a7b8dd78b848fa029914da9655cc",
-    "hash.fill": "021deb7f92b1947d37528e45ef384284b3965f3da0cc88b78dd7fdf4a62a8293",
-    "hash.read": "21d75bfaa9403e922ec92850f4c576161dccced10044979cbb6b1b5b355f7716",
-    "hash.grow": "ba2ddca67aa18d28a27b0cc9383a2d2dd75dbd20c0ee09eb04874c999e95182c",
+    "hash.classify": "193cd58e5e91ac7a1f35fb89b4d55baef010c1f591f5e57afed3f1803fcf0309",
+    "hash.choose": "ca1d063269d0776b546ad947ad8a312681624eb128d8df36a831155fcc8f4a76",
+    "hash.fill": "d50160ffb764f199e3185231f700e638d3a62e8311ea2731cd7ccffcfe9c8ecf",
+    "hash.read": "e020921b1df93dd8e6578f40da57be5116c57c1a5c02908d786ae414ff346b7e",
+    "hash.grow": "4a181122a67b2a15c7cb2f130e34135cc27bacd7307f02d27e8f6f7f470afee2",
 }
 """Written once by hand: a change here makes every specialist that was ever trained unusable."""
 
@@ -112,6 +112,24 @@ def test_the_hash_changes_with_the_mark() -> None:
     assert hash_of(free) != choose.contract.sha256
 
 
+def test_the_hash_changes_with_the_order_of_parameters_because_the_prompt_does() -> None:
+    async def one(text: str, limit: int) -> str: ...
+    async def other(limit: int, text: str) -> str: ...
+
+    assert hash_of(one) != hash_of(other)
+
+
+def test_the_hash_changes_with_the_order_of_an_answers_keys_because_its_text_does() -> None:
+    class Reversed(BaseModel):
+        city: str
+        street: str
+
+    async def one(text: str) -> Address: ...
+    async def other(text: str) -> Reversed: ...
+
+    assert hash_of(one) != hash_of(other)
+
+
 def test_the_hash_does_not_change_with_checks() -> None:
     @slot(name="hash.checked")
     async def checked(message: str) -> Literal["refund", "other"]:
@@ -159,6 +177,12 @@ def test_titles_are_dropped_but_a_property_of_that_name_stays() -> None:
     assert "title" not in schema
     assert schema["properties"]["title"] == {"description": "Dr, Mx", "type": "string"}
     assert "title" in schema["required"]
+
+
+def test_the_order_of_properties_is_kept() -> None:
+    one = canonical_schema({"properties": {"b": {"type": "string"}, "a": {"type": "string"}}})
+    other = canonical_schema({"properties": {"a": {"type": "string"}, "b": {"type": "string"}}})
+    assert sha256_of(one) != sha256_of(other)
 
 
 def test_definitions_are_inlined() -> None:

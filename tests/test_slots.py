@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -173,6 +174,13 @@ def test_when_no_model_answers_one_sentence_says_why_for_each(open_app: OpenApp)
         call(classify, "x")
 
 
+def test_why_an_answer_is_outside_the_contract_is_said_in_one_line(open_app: OpenApp) -> None:
+    open_app({"fake:big": answers("nonsense")})
+    with pytest.raises(AnswerError, match="'refund', 'delivery' or 'other'") as caught:
+        call(classify_slot(), "x")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_check_may_be_async_and_see_the_arguments(open_app: OpenApp) -> None:
     open_app({"fake:big": answers("refund", "other")})
     classify = classify_slot()
@@ -291,10 +299,11 @@ def test_sync_works_and_works_again() -> None:
         assert [classify.sync("x"), classify.sync("y")] == ["refund", "refund"]
 
 
-def test_sync_works_in_a_thread() -> None:
+def test_sync_works_in_a_thread_and_leaves_no_open_loop_when_the_thread_ends() -> None:
     with scripted({"slots.classify": "refund"}), ThreadPoolExecutor(1) as threads:
         classify = classify_slot()
         assert list(threads.map(classify.sync, ["x", "y"])) == ["refund", "refund"]
+    gc.collect()  # an open loop says so now, and warnings are errors
 
 
 def test_sync_is_refused_inside_a_running_loop() -> None:

@@ -18,13 +18,13 @@ from typing import Any
 
 from rich.table import Table
 
-from hetero_agents import HeteroError, flush, registry
+from hetero_agents import HeteroError, flush
 from hetero_agents.bindings import Workspace
 from hetero_agents.bindings.lock import write_atomically
 from hetero_agents.cli import common
 from hetero_agents.distill import Distilled, Recipe, distill, paired_difference, wilson
 from hetero_agents.distill.evaluate import same
-from hetero_agents.slots import App
+from hetero_agents.slots import App, registry
 
 from . import clerk
 from .work import Sentence, answer_lines, entity_f1, load_sentences

@@ -19,16 +19,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hetero_agents import HeteroError, Slot, UserError, code_agent, flush, registry, workflow_outcome
+from hetero_agents import HeteroError, Slot, UserError, code_agent, flush, workflow_outcome
 from hetero_agents.bindings import Score, Workspace
 from hetero_agents.bindings.lock import write_atomically
 from hetero_agents.cli import common
-from hetero_agents.contract import compact_json
+from hetero_agents.contract import compact_json, sha256_of
 from hetero_agents.distill import Distilled, Recipe, distill, paired_difference, wilson
+from hetero_agents.distill.curate import Example
+from hetero_agents.distill.evaluate import plain_code
 from hetero_agents.distill.train import chat_of, load_tokenizer
 from hetero_agents.engines.catalog import fetch_weights, find_weights
 from hetero_agents.report import demo_table, write_report
-from hetero_agents.slots import App
+from hetero_agents.slots import App, registry
 from hetero_agents.spans import calls_of
 
 from . import desk as agents
@@ -39,9 +41,9 @@ FOLDER = Path(".hetero") / "demo"
 ANSWER_KEY = "answer-key"
 WEIGHTS = "smollm2-135m-instruct"
 AT_ONCE = 16
-CODE_RUNS = 60
+CODE_RUNS = 50
 """Held-out runs of the whole desk in code agency; each slot alone is measured on all held-out calls."""
-AGENT_RUNS = 15
+AGENT_RUNS = 10
 """Held-out runs of the root agent."""
 
 GOALS = {"desk.choose": 0.85, "desk.fill": 0.50}
@@ -348,12 +350,19 @@ def _slot_report(
         "learning_curve": made.trained.losses,
         "specialist_id": made.specialist_id,
         "base": made.specialist.base,
-        "unseen_tools": {
-            "n": len(unseen),
-            "specialist": _share([line["right"] for line in unseen]),
-            "plain_code": None,
-        },
+        "unseen_tools": _unseen_report(name, made, unseen, best),
         "goal": GOALS[name],
+    }
+
+
+def _unseen_report(name: str, made: Distilled, lines: list[dict[str, Any]], plain: str | None) -> dict[str, Any]:
+    """The specialist and the best plain code on tools that no specialist was trained on."""
+    held_out = [Example(sha256_of(line["input"]), line["input"], line["target"], "", False, "", "") for line in lines]
+    guesses = plain_code(SLOTS[name][0].contract, made.dataset.parts["train"], held_out) if plain else []
+    return {
+        "n": len(lines),
+        "specialist": _share([line["right"] for line in lines]),
+        "plain_code": _share([p.output == p.target for p in guesses if p.phase == plain]) if plain else None,
     }
 
 

@@ -18,7 +18,7 @@ def main() -> None:
     code = 0
     try:
         # Without typer's own handling, so that an error is our one sentence.
-        code = program(standalone_mode=False) or 0
+        code = program(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
     except HeteroError as error:
         say_error(str(error))
         code = error.exit_code
@@ -46,6 +46,12 @@ def _usage_error(error: Exception) -> int:
     if (message := getattr(error, "format_message", None)) is not None:
         say_error(message() or "See hetero --help.")
         return 2
+    from pydantic_ai.exceptions import AgentRunError
+    from pydantic_ai.exceptions import UserError as PydanticAIUserError
+
+    if isinstance(error, AgentRunError | PydanticAIUserError):
+        say_error(str(error))
+        return 1 if isinstance(error, AgentRunError) else 2
     if isinstance(error, OSError):
         say_error(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
         return 1

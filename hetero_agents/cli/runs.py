@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter, ValidationError
 from pydantic_ai import Agent
+from pydantic_ai.exceptions import AgentRunError
 from rich.table import Table
 from rich.tree import Tree
 
@@ -85,7 +86,7 @@ async def _run_lines(runnable: _Runnable, lines: list[str]) -> int:
             async with gate:
                 try:
                     answer: dict[str, Any] = {"output": _plain(await runnable.call(**values))}
-                except HeteroError as error:
+                except (HeteroError, AgentRunError) as error:
                     failed += 1
                     answer = {"error": str(error)}
             done += 1
@@ -168,12 +169,15 @@ def traces(
     if as_json:
         common.print_json(rows)
         return
-    table = Table("trace", "when", "run", "outcome", "calls", "tokens in/out", "s")
+    table = Table()
+    for column in ("trace", "when", "run", "outcome", "calls", "tokens in/out", "s"):
+        table.add_column(column, no_wrap=column in ("trace", "when"))
     for row in rows:
         when = datetime.fromtimestamp(row["start"] / 1e9).strftime("%m-%d %H:%M:%S")
         tokens = f"{row['input_tokens']}/{row['output_tokens']}"
+        run_name = row["name"].removeprefix("invoke_workflow ").removeprefix("invoke_agent ")
         table.add_row(
-            row["trace"][:12], when, row["name"], row["outcome"], str(row["calls"]), tokens, f"{row['seconds']:.2f}"
+            row["trace"][:8], when, run_name, row["outcome"], str(row["calls"]), tokens, f"{row['seconds']:.2f}"
         )
     common.out.print(table)
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from typing import Any
 
 from ..bindings import ModelConfig, Score, Specialist, SpecialistId
 from ..bindings.lock import write_atomically
-from ..contract import SlotId
+from ..contract import SlotId, sha256_of
 from ..engines import SERVER_SLOTS, Endpoint
 from ..engines.adapter import adapter_to_gguf
 from ..engines.catalog import Weights, fetch_weights, find_weights, sha256_of_file, verified_sha256
@@ -66,22 +67,19 @@ async def distill(
     contract = slot.contract
     entry = app.workspace.slot_config(slot.id)
     app.tracing.flush()
-    if slot.hci and entry.hci is not False:
+    if slot.hci if entry.hci is None else entry.hci:
         raise DistillError(
             f'Slot {slot.id!r} talks to a human (hci), so it is not distilled; [slots."{slot.id}"] hci = false opts in.'
         )
     dataset = curate(calls_of(app.vault, slot.id), contract, split_by=entry.split_by, hci_allowed=entry.hci is False)
     progress("curate", 1, 1)
-    folder = (
-        app.workspace.ensure_state_dir()
-        / "distill"
-        / slot.id
-        / f"{dataset.sha256[:12]}-{recipe.sha256[:8]}-{contract.sha256[:8]}"
-    )
+    # The same work is found again; anything that changes the result starts anew.
+    key = sha256_of([dataset.sha256, recipe.sha256, contract.sha256, config.model, weights.sha256])
+    folder = app.workspace.ensure_state_dir() / "distill" / slot.id / key[:16]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "dataset.json", dataset.to_json().encode())
 
-    trained = await asyncio.to_thread(_train, weights, dataset, slot, recipe, folder, progress)
+    trained = await _train_aside(weights, dataset, slot, recipe, folder, progress)
     gguf = fetch_weights(weights)
     if not (folder / "adapter" / "adapter.gguf").exists():
         await asyncio.to_thread(adapter_to_gguf, folder / "adapter", gguf, folder / "adapter" / "adapter.gguf")
@@ -126,12 +124,30 @@ def _base(app: App, name: str | None) -> tuple[ModelConfig, Weights]:
     config = app.workspace.model(name or (tier.model if tier else ""))
     prefix, _, weights = config.model.partition(":")
     if prefix == "local":
-        return config, find_weights(weights)
+        return config, find_weights(weights, app.workspace.root)
     if prefix == "vllm" and config.weights:
-        return config, find_weights(config.weights.removeprefix("local:"))
+        return config, find_weights(config.weights.removeprefix("local:"), app.workspace.root)
     raise ConfigError(
         f'{config.model!r} cannot be trained: the base is a local: model, or a vllm: one with weights = "local:..." beside it.'
     )
+
+
+async def _train_aside(
+    weights: Weights, dataset: Dataset, slot: Slot[..., Any], recipe: Recipe, folder: Path, progress: Progress
+) -> Trained:
+    """Train in a thread that a cancelled task (Ctrl-C) takes with it."""
+    stopped = threading.Event()
+
+    def report(step: str, done: int, total: int) -> None:
+        if stopped.is_set():
+            raise InterruptedError("training was stopped")
+        progress(step, done, total)
+
+    try:
+        return await asyncio.to_thread(_train, weights, dataset, slot, recipe, folder, report)
+    except asyncio.CancelledError:
+        stopped.set()
+        raise
 
 
 def _train(
@@ -198,6 +214,8 @@ async def _evaluate(
                 yield prediction
             count += len(kept)
             missing = [example for example in test if (phase, example.key) not in done]
+            if at_once > 1:  # like prompts after each other, for the prompt cache
+                missing.sort(key=lambda example: str(contract.messages(contract.load(example.input))))
             async for prediction in predict(phase, endpoint, contract, missing, shots=shots, at_once=at_once):
                 file.write(prediction_line(prediction))
                 file.flush()

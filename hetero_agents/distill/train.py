@@ -83,7 +83,7 @@ def train_lora(weights: Weights, texts: Sequence[Text], recipe: Recipe, folder: 
         texts: calls and answers.
         recipe: how.
         folder: where the checkpoint and the adapter go; a checkpoint found there is continued.
-        progress: called after each batch.
+        progress: called after each batch; what it raises stops the training, which then goes on from there.
 
     Raises:
         DistillError: no example fits `max_length`.
@@ -118,16 +118,22 @@ def train_lora(weights: Weights, texts: Sequence[Text], recipe: Recipe, folder: 
     parameters = [p for p in tuned.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
     batches = list(_batches([len(p) + len(a) for p, a in fitting], recipe))
-    done, spent, losses = 0, 0.0, list[tuple[int, float]]()
+    done, spent, losses, recent = 0, 0.0, list[tuple[int, float]](), list[float]()
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         set_peft_model_state_dict(tuned, state["adapter"])
         optimizer.load_state_dict(state["optimizer"])
-        done, spent, losses = state["done"], state["seconds"], [(int(n), float(x)) for n, x in state["losses"]]
+        done, spent, recent = state["done"], state["seconds"], state["recent"]
+        losses = [(int(n), float(x)) for n, x in state["losses"]]
 
     started = saved = time.monotonic()
-    recent: list[float] = []
+
+    def save(done: int) -> None:
+        state = {"optimizer": optimizer.state_dict(), "done": done, "losses": losses, "recent": recent}
+        state |= {"adapter": get_peft_model_state_dict(tuned), "seconds": spent + time.monotonic() - started}
+        _save_whole(state, checkpoint)
+
     for number, batch in enumerate(batches[done:], done):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * min(1.0, (number + 1) / 8) * max(0.02, 1 - number / len(batches))
@@ -139,20 +145,14 @@ def train_lora(weights: Weights, texts: Sequence[Text], recipe: Recipe, folder: 
         if len(recent) == 5 or number == len(batches) - 1:
             losses.append((sum(map(len, batches[: number + 1])), sum(recent) / len(recent)))
             recent.clear()
-            now = time.monotonic()
-            if now - saved > CHECKPOINT_SECONDS:
-                _save_whole(
-                    {
-                        "adapter": get_peft_model_state_dict(tuned),
-                        "optimizer": optimizer.state_dict(),
-                        "done": number + 1,
-                        "seconds": spent + now - started,
-                        "losses": losses,
-                    },
-                    checkpoint,
-                )
-                saved = now
-        progress(number + 1, len(batches))
+        if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            save(number + 1)
+            saved = time.monotonic()
+        try:
+            progress(number + 1, len(batches))
+        except BaseException:  # the caller stops the training here: nothing of it is lost
+            save(number + 1)
+            raise
     tuned.save_pretrained(folder / "adapter")
     return Trained(
         examples=len({i for batch in batches for i in batch}),

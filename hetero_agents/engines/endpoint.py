@@ -71,7 +71,7 @@ class Engines:
             case "local":
                 from .local import local_model
 
-                weights = find_weights(name)
+                weights = find_weights(name, self.root)
                 return self._cached(
                     ("local", name), lambda: Endpoint(local_model(self._local, weights, None), bare_json=True)
                 )
@@ -110,7 +110,7 @@ class Engines:
         if prefix == "local":
             from .local import local_model
 
-            weights = find_weights(name)
+            weights = find_weights(name, self.root)
             if weights.sha256 not in (None, specialist.base_sha256):
                 raise IntegrityError(
                     f"{specialist_id} was trained on other weights of {specialist.base} than the catalog has now; distill it again."

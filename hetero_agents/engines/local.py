@@ -8,7 +8,7 @@ by request. Adapters must never see each other's cached keys, so:
 - a server slot drops its cache when a request with another adapter arrives (llama.cpp's own rule),
   and slots are taken least recently used, so more specialists than slots cost time, never rightness.
 
-`tests/test_parity.py` holds this against transformers under mixed traffic.
+`tests/test_model.py` holds this against transformers under mixed traffic.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from pydantic_ai.settings import ModelSettings, merge_model_settings
 from ..errors import EngineError, MissingExtraError
 from .catalog import Weights, fetch_weights
 from .endpoint import SERVER_SLOTS
+from .requantize import requantized
 
 if TYPE_CHECKING:
     from pydantic_ai import RunContext
@@ -76,6 +77,8 @@ class LocalServers:
             if self._pid != os.getpid():  # after a fork the parent's threads are not here
                 self._servers, self._pid = {}, os.getpid()
             path = fetch_weights(weights)
+            if weights.serve_as:
+                path = requantized(path, weights.serve_as)
             server = self._servers.get(path)
             if server is None or (adapter is not None and adapter not in server.adapters):
                 before = server.adapters if server else ()

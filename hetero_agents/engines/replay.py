@@ -209,6 +209,8 @@ def _filled(step: Any, result: Any) -> Any:
         return result
     if isinstance(step, dict):
         return {key: _filled(value, result) for key, value in cast("dict[str, Any]", step).items()}
+    if isinstance(step, list):
+        return [_filled(value, result) for value in cast("list[Any]", step)]
     return step
 
 

@@ -36,6 +36,14 @@ class BadAnswer(Exception):
     """A model's answer does not meet the contract or a check, after its retry."""
 
 
+class _CheckBroke(Exception):
+    """A check raised something else than ModelRetry: its own trouble, not the model's."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 @dataclass(frozen=True)
 class Link:
     """One model of a chain."""
@@ -119,6 +127,8 @@ async def ask(
             async with asyncio.timeout(link.timeout):
                 endpoint = await link.open()
                 made = await attempt(endpoint, contract, arguments, checks=checks, instrument=instrument)
+        except _CheckBroke as broke:
+            raise broke.error from None
         except BadAnswer as error:
             failures.append(f"{link.label}: {error}")
             last = error
@@ -189,8 +199,7 @@ async def attempt(
         usage = usage + response.usage
         try:
             output = contract.parse(response, arguments, bare_json=endpoint.bare_json)
-            for check in checks:
-                await check(output, arguments)
+            await _hold(checks, output, arguments)
         except (ValueError, ModelRetry) as error:
             message = str(error)
             if not left:
@@ -203,6 +212,16 @@ async def attempt(
                 output, response.model_name or endpoint.model.model_name, usage, confidence_of(response), seconds
             )
     raise AssertionError("unreachable")
+
+
+async def _hold(checks: Sequence[Check], output: Any, arguments: Mapping[str, Any]) -> None:
+    for check in checks:
+        try:
+            await check(output, arguments)
+        except ModelRetry:
+            raise
+        except Exception as error:
+            raise _CheckBroke(error) from error
 
 
 def confidence_of(response: ModelResponse) -> float | None:
@@ -219,5 +238,5 @@ def confidence_of(response: ModelResponse) -> float | None:
 
 def _reason(error: Exception, link: Link) -> str:
     if isinstance(error, TimeoutError):
-        return f"no answer in {link.timeout:g} s"
+        return f"no answer in {link.timeout:g} s" if link.timeout else "no answer in time"
     return str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,10 @@ class App:
     def of(cls, workspace: Workspace, vault: Vault | None = None) -> App:
         """Open a workspace, with a vault of its own or another."""
         assert workspace.config  # a broken file is said now, not at the first call
-        folder = workspace.ensure_state_dir() if vault is None else workspace.state_dir
+        folder = workspace.state_dir
+        if vault is None:
+            with contextlib.suppress(OSError):  # read-only: calls work, and each lost span is said by the exporter
+                workspace.ensure_state_dir()
         vault = vault or SqliteVault(folder / "vault.db")
         app = cls(workspace, vault, Tracing(vault), Engines(workspace.root), State(folder / "state.db"))
         atexit.register(app.close)

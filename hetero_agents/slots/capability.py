@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any
 
 from opentelemetry.trace import get_current_span
 from pydantic_ai import FunctionToolset, RunContext
-from pydantic_ai.capabilities import AbstractCapability, CombinedCapability, Instrumentation, WrapRunHandler
+from pydantic_ai.capabilities import (
+    AbstractCapability,
+    CapabilityOrdering,
+    CombinedCapability,
+    Instrumentation,
+    WrapRunHandler,
+)
 from pydantic_ai.exceptions import ModelAPIError, UnexpectedModelBehavior
 from pydantic_ai.messages import ModelMessage, ModelResponse
-from pydantic_ai.models import Model, ModelRequestParameters, ModelResolutionContext
+from pydantic_ai.models import Model, ModelRequestParameters, ModelResolutionContext, StreamedResponse
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.run import AgentRunResult
@@ -23,7 +30,7 @@ from ..contract import SlotId
 from ..errors import EngineError, ReplayMissError, SlotDefinitionError
 from ..routing import Link
 from ..spans import Names
-from .agency import root_span
+from .agency import current_subject, root_span
 from .registry import registry
 from .slot import Slot
 
@@ -55,16 +62,28 @@ def _tool(slot: Slot[..., Any]) -> Callable[..., Any]:
                 f"Slot {slot.id!r} cannot be a tool: its parameter {name!r} is NotSent and has no default, and no model can fill it."
             )
 
-    @wraps(slot.function)
     async def call(*args: Any, **kwargs: Any) -> Any:
         return await slot(*args, **kwargs)
 
+    # What is NotSent has a default here, and no model sees it.
+    shown = [
+        p for p in slot.contract.signature.parameters.values() if slot.contract.parameters[p.name].kind != "not_sent"
+    ]
+    call.__name__, call.__doc__ = slot.function.__name__, slot.function.__doc__
+    call.__annotations__ = {name: slot.contract.hints[name] for name in (*(p.name for p in shown), "return")}
+    call.__signature__ = slot.contract.signature.replace(  # pyright: ignore[reportFunctionMemberAccess]
+        parameters=[p.replace(annotation=slot.contract.hints[p.name]) for p in shown],
+        return_annotation=slot.contract.hints["return"],
+    )
     return call
 
 
 @dataclass
 class _LateInstrumentation(AbstractCapability[Any]):
     """pydantic-ai's instrumentation on our private provider, opened with the app at the first run, not at import."""
+
+    def get_ordering(self) -> CapabilityOrdering:
+        return CapabilityOrdering(position="outermost")
 
     async def for_run(self, ctx: RunContext[Any]) -> AbstractCapability[Any]:
         return await Instrumentation(registry.app.tracing.settings, id="hetero").for_run(ctx)
@@ -91,14 +110,16 @@ class _Binder(AbstractCapability[Any]):
 
     async def wrap_run(self, ctx: RunContext[Any], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
         # The instrumentation is outermost, so the current span is the agent's.
-        with root_span(get_current_span()):
+        span = get_current_span()
+        if (person := current_subject()) is not None:
+            span.set_attribute(Names.SUBJECT, person)
+        with root_span(span):
             return await handler()
 
 
 def _engine_failed(error: Exception) -> bool:
-    return isinstance(error, ModelAPIError | UnexpectedModelBehavior | EngineError) and not isinstance(
-        error, ReplayMissError
-    )
+    passing = isinstance(error, ModelAPIError | UnexpectedModelBehavior | EngineError | TimeoutError)
+    return passing and not isinstance(error, ReplayMissError)
 
 
 class _Bound(WrapperModel):
@@ -116,10 +137,28 @@ class _Bound(WrapperModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        span = get_current_span()
-        span.set_attributes(
-            {Names.SLOT: self._name, Names.BINDING: self._link.label, Names.TRAINABLE: self._link.trainable}
-        )
-        if self._hci:
-            span.set_attribute(Names.HCI, True)
-        return await super().request(messages, model_settings, model_request_parameters)
+        self._say()
+        async with asyncio.timeout(self._link.timeout):
+            return await super().request(messages, model_settings, model_request_parameters)
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        self._say()
+        async with super().request_stream(messages, model_settings, model_request_parameters, run_context) as stream:
+            yield stream
+
+    def _say(self) -> None:
+        told: dict[str, Any] = {
+            Names.SLOT: self._name,
+            Names.BINDING: self._link.label,
+            Names.TRAINABLE: self._link.trainable,
+            Names.HCI: self._hci or None,
+            Names.SUBJECT: current_subject(),
+        }
+        get_current_span().set_attributes({key: value for key, value in told.items() if value is not None})

@@ -64,6 +64,7 @@ class SlotCall:
     """The answering model's terms allowed training on its outputs."""
     hci: bool
     outcome: Outcome
+    """Feedback on the call itself, else how its run ended."""
     start: int
 
 
@@ -81,6 +82,7 @@ def calls_of(vault: Vault, slot: str) -> Iterator[SlotCall]:
     for trace in read_traces(vault, slot=slot):
         outcome = trace.outcome
         answers = {f.span_id: f for f in trace.feedback if f.has_answer and f.span_id}
+        scores = {f.span_id: f.score for f in trace.feedback if f.score is not None and f.span_id}
         for span in trace.spans:
             attributes = span["attributes"]
             if attributes.get(Names.SLOT) != slot or Names.INPUT not in attributes:
@@ -88,6 +90,7 @@ def calls_of(vault: Vault, slot: str) -> Iterator[SlotCall]:
             correction = answers.get(span["span_id"])
             if correction is None and Names.OUTPUT not in attributes:
                 continue
+            score = scores.get(span["span_id"])
             yield SlotCall(
                 slot=slot,
                 trace_id=trace.trace_id,
@@ -100,6 +103,6 @@ def calls_of(vault: Vault, slot: str) -> Iterator[SlotCall]:
                 specialist=attributes.get(Names.SPECIALIST),
                 trainable=attributes.get(Names.TRAINABLE, False),
                 hci=attributes.get(Names.HCI, False),
-                outcome=outcome,
+                outcome=outcome if score is None else "ok" if score >= 0.5 else "failed",
                 start=span["start"],
             )

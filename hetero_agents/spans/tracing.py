@@ -44,7 +44,7 @@ class Tracing:
 
         Args:
             vault: where spans are stored.
-            redact: what each span passes before anything leaves the process's memory.
+            redact: what each span passes before it is stored. OTLP gets spans as they are.
         """
         self.provider = TracerProvider(
             sampler=ALWAYS_ON,

@@ -1,0 +1,46 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+"""The same weights in another GGUF quantisation, where llama.cpp has faster kernels for it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import MissingExtraError
+
+
+def requantized(source: Path, kind: str) -> Path:
+    """Return a copy of a GGUF file whose matrices have another quantisation, made once, beside it.
+
+    Args:
+        source: the file.
+        kind: a type of GGML, for example `Q8_0` (8 bits, blocks of 32).
+    """
+    target = source.with_name(f"{source.stem}.as-{kind}.gguf")
+    if target.is_file():
+        return target
+    try:
+        import gguf
+    except ImportError as error:
+        raise MissingExtraError("A local: model", "local") from error
+    wanted, plain = gguf.GGMLQuantizationType[kind], gguf.GGMLQuantizationType.F32
+    reader = gguf.GGUFReader(source)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    writer = gguf.GGUFWriter(temporary, reader.fields["general.architecture"].contents())
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name == "general.architecture":
+            continue  # the writer writes its own
+        value: Any = field.contents() if name != "general.file_type" else gguf.LlamaFileType[f"MOSTLY_{kind}"].value
+        element = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(name, value, field.types[0], element)
+    for tensor in reader.tensors:
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape([int(n) for n in tensor.shape[::-1]])
+        to = wanted if values.ndim == 2 else plain
+        writer.add_tensor(tensor.name, gguf.quants.quantize(values, to), raw_dtype=to)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    os.replace(temporary, target)
+    return target

@@ -1,0 +1,370 @@
+"""`hetero`: answers as JSON, mistakes as one sentence with exit code 2, failures with 1."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hetero_agents.bindings import SpecialistId, Workspace
+from hetero_agents.cli import main
+from hetero_agents.contract import SlotId
+from hetero_agents.slots import registry
+from hetero_agents.spans import SqliteVault
+
+from .support import lock_entry, write_workspace
+
+TOML = """\
+[app]
+modules = ["clidesk"]
+[models]
+big = "test"
+[tiers]
+llm = { model = "big" }
+"""
+
+MODULE = '''\
+from typing import Literal
+
+from pydantic_ai import Agent
+
+from hetero_agents import Slots, code_agent, slot
+
+
+@slot
+async def classify(message: str) -> Literal["refund", "other"]:
+    """Name the customer's intent."""
+    ...
+
+
+@slot
+async def route(message: str, floor: int) -> Literal["a", "b"]: ...
+
+
+@code_agent
+async def triage(message: str) -> str:
+    return f"{await classify(message)} {await classify(message)}"
+
+
+@code_agent
+async def broken(message: str) -> str:
+    raise ValueError("no such order")
+
+
+helper = Agent("slot:helper", name="helper", capabilities=[Slots()])
+'''
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int | str | None
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """What it printed, as JSON."""
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+    @property
+    def sentence(self) -> str:
+        """The user's mistake, which is one line on standard error and nothing else."""
+        assert (self.code, self.out, self.err.count("\n")) == (2, "", 1), self
+        return self.err.removeprefix("hetero: ").rstrip("\n")
+
+
+Hetero = Callable[..., Done]
+
+
+@pytest.fixture
+def hetero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Hetero:
+    """Runs a command in an empty folder, in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setitem(sys.modules, "clidesk", sys)  # so that its end takes the module away again
+    monkeypatch.delitem(sys.modules, "clidesk")
+
+    def run(*arguments: str) -> Done:
+        registry.use(None)
+        monkeypatch.setattr(sys, "argv", ["hetero", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        registry.use(None)
+        printed = capsys.readouterr()
+        return Done(ended.value.code, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture
+def desk(hetero: Hetero, tmp_path: Path) -> Hetero:
+    """Runs a command in a workspace with slots, code agents and an agent."""
+    write_workspace(tmp_path, TOML)
+    (tmp_path / "clidesk.py").write_text(MODULE)
+    return hetero
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+def test_an_unknown_command_is_one_sentence(hetero: Hetero) -> None:
+    assert "No such command 'destill'" in hetero("destill").sentence
+
+
+def test_an_unknown_option_is_one_sentence(hetero: Hetero) -> None:
+    assert "No such option" in hetero("traces", "--jsn").sentence
+
+
+@pytest.mark.parametrize(
+    "command", [("run", "desk"), ("traces",), ("slots",), ("promote", "a@1"), ("rollback", "a"), ("distill", "a")]
+)
+def test_without_a_workspace_one_sentence_says_what_writes_one(hetero: Hetero, command: tuple[str, ...]) -> None:
+    assert hetero(*command).sentence.endswith("`hetero init` writes one.")
+
+
+def test_a_broken_workspace_is_one_sentence(hetero: Hetero, tmp_path: Path) -> None:
+    write_workspace(tmp_path, "[app\n")
+    assert "is not TOML" in hetero("traces").sentence
+
+
+def test_a_module_that_cannot_be_imported_is_one_sentence(desk: Hetero, tmp_path: Path) -> None:
+    (tmp_path / "clidesk.py").write_text("import nowhere_at_all\n")
+    assert "cannot be imported: ModuleNotFoundError" in desk("slots").sentence
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (("run", "clidesk.triag", "x"), "There is no slot or agent 'clidesk.triag', did you mean 'clidesk.triage'"),
+        (("traces", "abc"), "There is no trace 'abc'; `hetero traces` lists them."),
+        (("feedback", "abc", "--score", "1"), "There is no trace 'abc'"),
+        (("distill", "clidesk.clasify"), "There is no slot 'clidesk.clasify', did you mean 'clidesk.classify'"),
+        (("promote", "clidesk.classify"), "There is no specialist of slot 'clidesk.classify'; make one with"),
+        (("promote", "clidesk.classify@1"), "There is no specialist 'clidesk.classify@1'; `hetero slots` lists them."),
+        (("rollback", "clidesk.classify"), "There is no slot with a specialist 'clidesk.classify'"),
+    ],
+)
+def test_an_unknown_name_is_one_sentence(desk: Hetero, command: tuple[str, ...], sentence: str) -> None:
+    assert desk(*command).sentence.startswith(sentence)
+
+
+# -- init ------------------------------------------------------------------------------------------
+
+
+def test_init_writes_a_workspace_that_can_be_opened(hetero: Hetero, tmp_path: Path) -> None:
+    done = hetero("init", "new", "--llm", "test")
+    assert done.code == 0
+    assert Workspace.find(tmp_path / "new").config.models["big"].model == "test"
+    compile((tmp_path / "new" / "desk.py").read_text(), "desk.py", "exec")
+
+
+@pytest.mark.parametrize("name", ["hetero.toml", "desk.py"])
+def test_init_overwrites_nothing(hetero: Hetero, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    assert "is already there; `hetero init` overwrites nothing" in hetero("init").sentence
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+# -- run -------------------------------------------------------------------------------------------
+
+
+def test_run_prints_the_answer_and_the_trace(desk: Hetero) -> None:
+    done = desk("run", "clidesk.triage", "My parcel is broken")
+    assert (done.code, done.out) == (0, "refund refund\n")
+    [row] = desk("traces", "--json").json
+    assert done.err == f"trace {row['trace']}\n"
+
+
+@pytest.mark.parametrize("name", ["clidesk.classify", "classify", "clidesk.helper"])
+def test_slots_and_agents_are_run_by_their_names(desk: Hetero, name: str) -> None:
+    assert desk("run", name, "x", "--json").json["output"] in ("refund", "success (no tool calls)")
+
+
+def test_arguments_may_be_a_json_object(desk: Hetero) -> None:
+    assert desk("run", "clidesk.route", '{"message": "x", "floor": 3}', "--json").json["output"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("x", "clidesk.route takes message, floor: give a JSON object with these keys."),
+        ('{"message": "x", "flor": 3}', "There is no parameter of clidesk.route 'flor', did you mean 'floor'."),
+        ('{"message": "x", "floor": "three"}', "An argument of clidesk.route is wrong: "),
+        ('{"message": "x"}', "clidesk.route"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence(desk: Hetero, value: str, sentence: str) -> None:
+    assert desk("run", "clidesk.route", value).sentence.startswith(sentence)
+
+
+def test_a_file_of_inputs_gives_a_json_line_each(desk: Hetero, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"message": "x"}\n\n{"message": "y"}\n')
+    done = desk("run", "clidesk.classify", "--inputs", "in.jsonl")
+    assert [json.loads(line) for line in done.out.splitlines()] == [{"output": "refund"}] * 2
+
+
+def test_a_wrong_line_of_a_file_is_said_before_anything_runs(desk: Hetero, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"message": "x"}\n{"massage": "y"}\n')
+    assert "did you mean 'message'" in desk("run", "clidesk.classify", "--inputs", "in.jsonl").sentence
+    assert desk("traces", "--json").json == []
+
+
+def test_a_file_of_inputs_that_is_not_there_is_one_sentence(desk: Hetero) -> None:
+    done = desk("run", "clidesk.classify", "--inputs", "nowhere.jsonl")
+    assert (done.out, done.err) == ("", "hetero: No such file or directory: nowhere.jsonl.\n")
+
+
+def test_a_model_that_cannot_be_used_is_one_sentence(desk: Hetero, tmp_path: Path) -> None:
+    write_workspace(tmp_path, TOML.replace('"test"', '"nowhere:model"'))
+    assert desk("run", "clidesk.classify", "x").sentence.startswith("The model 'nowhere:model' cannot be used")
+
+
+# -- traces ----------------------------------------------------------------------------------------
+
+
+def test_traces_lists_runs_newest_first(desk: Hetero) -> None:
+    first = desk("run", "clidesk.classify", "x", "--json").json["trace"]
+    second = desk("run", "clidesk.triage", "y", "--json").json["trace"]
+    rows = desk("traces", "--json").json
+    assert [(row["trace"], row["name"], row["calls"]) for row in rows] == [
+        (second, "invoke_workflow clidesk.triage", 2),
+        (first, "slot clidesk.classify", 1),
+    ]
+    assert len(desk("traces", "-n", "1", "--json").json) == 1
+
+
+def test_a_run_is_shown_by_the_beginning_of_its_id(desk: Hetero) -> None:
+    trace = desk("run", "clidesk.triage", "x", "--json").json["trace"]
+    shown = desk("traces", trace[:8], "--json").json
+    assert (shown["trace"], shown["outcome"], len(shown["spans"])) == (trace, "unknown", 5)
+
+
+def test_a_run_is_drawn_as_a_tree(desk: Hetero) -> None:
+    trace = desk("run", "clidesk.triage", "x", "--json").json["trace"]
+    lines = desk("traces", trace).out.splitlines()
+    assert lines[0].startswith("invoke_workflow clidesk.triage")
+    assert any("slot clidesk.classify" in line for line in lines)
+
+
+# -- feedback --------------------------------------------------------------------------------------
+
+
+def test_a_score_becomes_the_runs_outcome(desk: Hetero) -> None:
+    trace = desk("run", "clidesk.triage", "x", "--json").json["trace"]
+    assert desk("feedback", trace[:12], "--score", "0.2").code == 0
+    assert desk("traces", trace, "--json").json["outcome"] == "failed"
+
+
+def test_an_answer_is_kept_for_the_only_call_of_a_run(desk: Hetero, tmp_path: Path) -> None:
+    trace = desk("run", "clidesk.classify", "x", "--json").json["trace"]
+    assert desk("feedback", trace, "--answer", '"other"').code == 0
+    [feedback] = SqliteVault(tmp_path / ".hetero" / "vault.db").feedback()
+    assert (feedback.answer, feedback.trace_id, feedback.span_id is not None) == ("other", trace, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ((), "Give --score or --answer, one of them."),
+        (("--score", "1", "--answer", "1"), "Give --score or --answer, one of them."),
+        (("--answer", "other"), "The answer is not JSON"),
+        (("--answer", '"third"'), "The answer does not meet the contract of 'clidesk.classify': "),
+        (("--span", "0" * 16, "--answer", '"other"'), "Say with --span which call of the run the answer is for: "),
+        (("--span", "0" * 16, "--score", "1"), "There is no span '0000000000000000'"),
+    ],
+)
+def test_feedback_that_cannot_be_taken_is_one_sentence(desk: Hetero, options: tuple[str, ...], sentence: str) -> None:
+    trace = desk("run", "clidesk.classify", "x", "--json").json["trace"]
+    assert desk("feedback", trace, *options).sentence.startswith(sentence)
+
+
+def test_an_answer_for_a_run_of_several_calls_asks_which(desk: Hetero) -> None:
+    trace = desk("run", "clidesk.triage", "x", "--json").json["trace"]
+    sentence = desk("feedback", trace, "--answer", '"other"').sentence
+    assert sentence.startswith("Say with --span which call")
+    assert sentence.count("(clidesk.classify)") == 2
+
+
+# -- slots, rollback, doctor, models ---------------------------------------------------------------
+
+
+def test_slots_says_what_fills_each(desk: Hetero, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.add_specialist(SpecialistId("clidesk.classify@1"), lock_entry("clidesk.classify"))
+    rows = {row["slot"]: row for row in desk("slots", "--json").json if row["slot"].startswith("clidesk.")}
+    assert rows.keys() == {"clidesk.classify", "clidesk.route"}
+    row = rows["clidesk.classify"]
+    assert (row["tier"], row["filled_by"], row["note"]) == ("llm", "big", None)
+    assert row["specialists"] == ["clidesk.classify@1 0.900 [0.850, 0.940] n=200"]
+
+
+def test_a_promotion_of_another_contract_is_refused(desk: Hetero, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.add_specialist(SpecialistId("clidesk.classify@1"), lock_entry("clidesk.classify"))
+    assert "was trained for another contract" in desk("promote", "clidesk.classify").sentence
+    assert workspace.lock.slots == {}
+
+
+def test_a_rollback_with_nothing_to_put_back_is_one_sentence(desk: Hetero, tmp_path: Path) -> None:
+    workspace, slot = Workspace(tmp_path), SlotId("clidesk.classify")
+    workspace.add_specialist(SpecialistId(f"{slot}@1"), lock_entry(slot))
+    workspace.activate(slot, SpecialistId(f"{slot}@1"))
+    assert desk("rollback", slot, "--json").json == {"slot": slot, "active": None, "stage": "active", "replaced": []}
+    assert "so there is nothing to roll back" in desk("rollback", slot).sentence
+
+
+def test_doctor_says_what_is_right_and_wrong(desk: Hetero, tmp_path: Path) -> None:
+    checks = {entry["check"]: entry for entry in desk("doctor", "--json").json}
+    assert checks["workspace"] == {"check": "workspace", "ok": True, "detail": str(tmp_path.resolve())}
+    Workspace(tmp_path).add_specialist(SpecialistId("clidesk.classify@1"), lock_entry("clidesk.classify"))
+    done = desk("doctor", "--json")
+    assert done.code == 1
+    [wrong] = [entry for entry in json.loads(done.out) if entry["ok"] is False]
+    assert wrong["check"] == "specialist clidesk.classify@1"
+
+
+def test_doctor_without_a_workspace_says_so_and_fails(hetero: Hetero) -> None:
+    done = hetero("doctor", "--json")
+    assert done.code == 1
+    assert [entry["check"] for entry in json.loads(done.out) if entry["ok"] is False] == ["workspace"]
+
+
+def test_models_lists_the_workspaces_and_the_known_ones(desk: Hetero) -> None:
+    listed = desk("models", "--json").json
+    assert listed["models"] == {"big": "test"}
+    assert [row["name"] for row in listed["catalog"]] == ["local:smollm2-135m-instruct"]
+
+
+def test_an_unknown_model_to_fetch_is_one_sentence(hetero: Hetero) -> None:
+    assert hetero("models", "--fetch", "smollm").sentence.startswith("There is no model 'local:smollm', did you mean")
+
+
+# -- as a program ----------------------------------------------------------------------------------
+
+
+def test_the_program_ends_with_its_exit_code_and_one_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from hetero_agents.cli import main; main()", "slots"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("hetero: There is no hetero.toml in ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_vault_fails_with_one_sentence(desk: Hetero, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    trace = desk("run", "clidesk.classify", "x", "--json").json["trace"]
+    monkeypatch.setattr(SqliteVault, "say", full)
+    done = desk("feedback", trace, "--score", "1")
+    assert (done.code, done.err.count("\n")) == (1, 1)

@@ -1,0 +1,247 @@
+"""Our tracer provider: private, joined by context, thinned by nobody, and the way out over OTLP."""
+
+import asyncio
+import logging
+import sqlite3
+import threading
+from collections.abc import Generator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+
+from hetero_agents import Slot, slot
+from hetero_agents.bindings import Workspace
+from hetero_agents.slots import App, registry
+from hetero_agents.spans import SpanRecord, SqliteVault, Tracing
+from hetero_agents.testing import MemoryVault
+
+from .conftest import OpenApp
+from .support import FakeEngines, answers
+
+
+def echo_slot() -> Slot[[str], str]:
+    @slot(name="spans.echo")
+    async def echo(message: str) -> str: ...
+
+    return echo
+
+
+def spans_of(app: App) -> dict[str, SpanRecord]:
+    """Return the vault's spans by name."""
+    app.tracing.flush()
+    return {span["name"]: span for span in app.vault.read()}
+
+
+@pytest.fixture
+def users() -> Generator[tuple[TracerProvider, InMemorySpanExporter]]:
+    """A user's own provider with the exporter that it sends to."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    yield provider, exporter
+    provider.shutdown()
+
+
+# -- nobody thins the vault ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "5"),
+        ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "5"),
+        ("OTEL_ATTRIBUTE_COUNT_LIMIT", "1"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "1"),
+        ("OTEL_TRACES_SAMPLER", "always_off"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "1"),
+    ],
+)
+def test_limits_and_samplers_of_the_environment_do_not_thin_the_vault(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    app = open_app({"fake:big": answers("y" * 300)})
+    asyncio.run(echo_slot()("x" * 5000))
+    attributes = spans_of(app)["slot spans.echo"]["attributes"]
+    assert attributes["hetero.input"] == '{"message":"' + "x" * 5000 + '"}'
+    assert attributes["hetero.output"] == '"' + "y" * 300 + '"'
+
+
+def test_a_trace_that_its_user_does_not_sample_is_in_the_vault_all_the_same(open_app: OpenApp) -> None:
+    app = open_app({"fake:big": answers("y")})
+    unsampled = NonRecordingSpan(SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=TraceFlags(0)))
+    with trace.use_span(unsampled):
+        asyncio.run(echo_slot()("x"))
+    assert spans_of(app)["slot spans.echo"]["trace_id"] == f"{0xABC:032x}"
+
+
+def test_the_chat_span_holds_the_messages(open_app: OpenApp) -> None:
+    app = open_app({"fake:big": answers("y")})
+    asyncio.run(echo_slot()("Where is it?"))
+    chat = spans_of(app)["chat fake:big"]["attributes"]
+    assert "Where is it?" in chat["gen_ai.input.messages"]
+    assert "gen_ai.output.messages" in chat
+
+
+# -- joined to the user's traces, and apart from them ----------------------------------------------
+
+
+def test_a_users_span_is_the_parent_of_ours(
+    open_app: OpenApp, users: tuple[TracerProvider, InMemorySpanExporter]
+) -> None:
+    app = open_app({"fake:big": answers("y")})
+    with users[0].get_tracer("theirs").start_as_current_span("request") as theirs:
+        asyncio.run(echo_slot()("x"))
+    ours, parent = spans_of(app)["slot spans.echo"], theirs.get_span_context()
+    assert (ours["trace_id"], ours["parent_id"]) == (f"{parent.trace_id:032x}", f"{parent.span_id:016x}")
+
+
+def test_the_users_global_provider_gets_none_of_our_spans(
+    open_app: OpenApp, users: tuple[TracerProvider, InMemorySpanExporter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", users[0])
+    app = open_app({"fake:big": answers("y")})
+    with trace.get_tracer("theirs").start_as_current_span("request"):
+        asyncio.run(echo_slot()("x"))
+    assert set(spans_of(app)) == {"slot spans.echo", "chat fake:big"}
+    assert [span.name for span in users[1].get_finished_spans()] == ["request"]
+
+
+# -- out over OTLP ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Generator[list[str]]:
+    """An OTLP collector on this machine; the names of the spans that reach it."""
+    names: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            request = ExportTraceServiceRequest()
+            request.ParseFromString(self.rfile.read(int(self.headers["content-length"])))
+            scopes: list[Any] = [scope for resource in request.resource_spans for scope in resource.scope_spans]
+            names.extend(span.name for scope in scopes for span in scope.spans)
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
+        yield names
+        server.shutdown()
+        thread.join()
+
+
+def test_spans_reach_the_collector_that_the_environment_names(collector: list[str], open_app: OpenApp) -> None:
+    app = open_app({"fake:big": answers("y")})
+    asyncio.run(echo_slot()("x"))
+    assert app.tracing.flush()
+    assert sorted(collector) == ["chat fake:big", "slot spans.echo"]
+
+
+def test_without_a_collector_in_the_environment_nothing_leaves(
+    open_app: OpenApp, collector: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
+    app = open_app({"fake:big": answers("y")})
+    asyncio.run(echo_slot()("x"))
+    assert app.tracing.flush()
+    assert collector == []
+
+
+# -- redaction -------------------------------------------------------------------------------------
+
+
+def test_what_redaction_gives_is_stored_and_nothing_else() -> None:
+    def redact(record: SpanRecord) -> SpanRecord | None:
+        return None if record["name"] == "secret" else {**record, "attributes": {}}
+
+    vault = MemoryVault()
+    tracing = Tracing(vault, redact=redact)
+    for name in ("secret", "open"):
+        tracing.tracer.start_span(name, attributes={"person": "Ada"}).end()
+    tracing.close()
+    assert [(span["name"], span["attributes"]) for span in vault.spans] == [("open", {})]
+
+
+def test_every_span_passes_redaction() -> None:
+    seen: list[str] = []
+
+    def redact(record: SpanRecord) -> SpanRecord | None:
+        seen.append(record["name"])
+        return record
+
+    tracing = Tracing(MemoryVault(), redact=redact)
+    for number in range(1000):
+        tracing.tracer.start_span(str(number)).end()
+    tracing.close()
+    assert seen == [str(number) for number in range(1000)]
+
+
+def test_what_redaction_drops_does_not_leave_over_otlp_either(collector: list[str]) -> None:
+    def redact(record: SpanRecord) -> SpanRecord | None:
+        return None if record["name"] == "secret" else record
+
+    tracing = Tracing(MemoryVault(), redact=redact)
+    for name in ("secret", "open"):
+        tracing.tracer.start_span(name).end()
+    tracing.close()
+    assert collector == ["open"]
+
+
+def test_a_redaction_that_fails_stores_nothing_unredacted(caplog: pytest.LogCaptureFixture) -> None:
+    def redact(record: SpanRecord) -> SpanRecord | None:
+        raise RuntimeError("no model")
+
+    vault = MemoryVault()
+    tracing = Tracing(vault, redact=redact)
+    tracing.tracer.start_span("secret").end()
+    tracing.close()
+    assert vault.spans == []
+    assert "no model" in caplog.text
+
+
+# -- a vault that cannot be written ----------------------------------------------------------------
+
+
+def test_a_vault_that_cannot_be_written_loses_spans_aloud_and_the_slot_still_answers(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    (workspace.root / "file").write_text("")
+    app = App.of(workspace, SqliteVault(workspace.root / "file" / "vault.db"))
+    app.engines = FakeEngines(workspace.root, models={"fake:big": answers("y")})
+    registry.use(app)
+    with caplog.at_level(logging.WARNING, "hetero_agents"):
+        assert asyncio.run(echo_slot()("x")) == "y"
+        app.close()
+    assert "2 spans could not be stored and are lost (2 so far): The vault" in caplog.text
+
+
+def test_a_full_disk_is_said_with_what_was_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Full(MemoryVault):
+        def write(self, records: Any) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+    tracing = Tracing(Full())
+    tracing.tracer.start_span("lost").end()
+    tracing.close()
+    assert "1 spans could not be stored and are lost (1 so far): database or disk is full" in caplog.text
+
+
+def test_closing_twice_does_no_harm(open_app: OpenApp) -> None:
+    app = open_app({})
+    app.close()
+    app.close()
+    assert list(app.vault.read()) == []
