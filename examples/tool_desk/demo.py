@@ -48,8 +48,8 @@ AGENT_RUNS = 10
 
 GOALS = {"desk.choose": 0.85, "desk.fill": 0.50}
 SLOTS: dict[str, tuple[Slot[..., Any], Recipe]] = {
-    "desk.choose": (agents.choose, Recipe(epochs=1.7)),
-    "desk.fill": (agents.fill, Recipe(epochs=1.5)),
+    "desk.choose": (agents.choose, Recipe(epochs=1.7, max_length=256)),
+    "desk.fill": (agents.fill, Recipe(epochs=1.7, max_length=288)),
 }
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import jsonschema
+
 from hetero_agents.contract import Sha256
 from hetero_agents.engines.catalog import Progress, fetch
 
@@ -47,14 +49,18 @@ class Item:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The first accepted value of each argument that must be there: the answer key's answer."""
-        required = self.tools[self.tool].get("required", [])
-        given = {
-            name: [v for v in values if v != ""]
-            for name, values in self.accepted.items()
-            if "" not in values or name in required
-        }
-        return {name: _first(values) for name, values in given.items() if values}
+        """The answer key's answer: of each argument the first accepted value that its schema allows, left out only where there is none.
+
+        An optional argument that was not asked for has its default written out where BFCL accepts that.
+        """
+        properties: dict[str, Any] = self.tools[self.tool].get("properties", {})
+        given: dict[str, Any] = {}
+        for name, values in self.accepted.items():
+            fitting = (_first([value]) for value in values if value != "")
+            allowed = [v for v in fitting if "" not in values or _fits(v, properties.get(name))]
+            if allowed:
+                given[name] = allowed[0]
+        return given
 
     @property
     def prompt(self) -> str:
@@ -129,6 +135,10 @@ def answer_lines(items: list[Item]) -> Iterator[dict[str, Any]]:
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text("utf-8").splitlines():
         yield json.loads(line)
+
+
+def _fits(value: Any, schema: Any) -> bool:
+    return schema is not None and jsonschema.Draft202012Validator(schema).is_valid(value)
 
 
 def _first(values: Any) -> Any:
