@@ -18,12 +18,15 @@ from typing import Annotated, Any, NewType, TypeVar, cast, get_args, get_origin
 import jsonschema
 import jsonschema.exceptions
 from jsonschema.validators import validator_for
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_ai.messages import BinaryContent, ModelMessage, ModelRequest, ModelResponse, UserContent, UserPromptPart
 from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.output import OutputObjectDefinition, StructuredOutputMode
 from pydantic_ai.tools import ToolDefinition
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
 
 from .errors import SlotDefinitionError, UserError
 
@@ -111,6 +114,8 @@ def canonical_schema(schema: JsonSchema) -> JsonSchema:
         node = cast(dict[str, Any], node)
         if isinstance(ref := node.get("$ref"), str) and ref.startswith("#/$defs/"):
             name = ref.removeprefix("#/$defs/")
+            if name not in definitions:
+                return node  # it points inside a definition: left as it stands
             if name in open_refs:
                 recursive[name] = None
                 return {"$ref": ref}
@@ -145,6 +150,10 @@ def schema_text(schema: Any) -> str:
     `{city: string, date?: string, kind: "music"|"theater"}`. Descriptions are left out: the full
     schema travels as the answer's schema beside the messages.
     """
+    return _type_text(canonical_schema(cast(JsonSchema, schema)) if isinstance(schema, dict) else schema)
+
+
+def _type_text(schema: Any) -> str:
     if not isinstance(schema, dict):
         return "any"
     schema = cast(JsonSchema, schema)
@@ -154,7 +163,7 @@ def schema_text(schema: Any) -> str:
         return compact_json(schema["const"])
     for key in ("anyOf", "oneOf"):
         if key in schema:
-            return "|".join(schema_text(part) for part in schema[key])
+            return "|".join(_type_text(part) for part in schema[key])
     kind = schema.get("type", "object" if "properties" in schema else "any")
     if isinstance(kind, list):
         return "|".join(cast(list[str], kind))
@@ -163,12 +172,12 @@ def schema_text(schema: Any) -> str:
             return "object"
         required = set(schema.get("required", ()))
         fields = (
-            f"{name}{'' if name in required else '?'}: {schema_text(part)}"
+            f"{name}{'' if name in required else '?'}: {_type_text(part)}"
             for name, part in schema["properties"].items()
         )
         return "{" + ", ".join(fields) + "}"
     if kind == "array":
-        item = schema_text(schema.get("items", {}))
+        item = _type_text(schema.get("items", {}))
         return f"({item})[]" if "|" in item else f"{item}[]"
     return str(kind)
 
@@ -238,6 +247,11 @@ class Contract:
                 raise SlotDefinitionError(
                     f"Slot {self.slot!r} has OneOf or Fits on its parameter {name!r}; it stands on the return type."
                 )
+        if any(isinstance(mark, OneOf | Fits) for mark in _marks_below(_bare(returns))):
+            raise SlotDefinitionError(
+                f"Slot {self.slot!r} has OneOf or Fits inside its return type; it stands around the whole of it: "
+                "Annotated[str | None, OneOf(...)]."
+            )
         if not found:
             return None
         if len(found) > 1:
@@ -295,8 +309,8 @@ class Contract:
                     properties[name] = {"x-kind": kind}
                 case "not_sent":
                     pass
-        required = sorted(n for n, p in self.parameters.items() if p.required and p.kind != "not_sent")
-        return {"type": "object", "properties": properties, "required": required, "x-order": list(properties)}
+        # Nothing is optional to the model: defaults are applied before a call is sent.
+        return {"type": "object", "properties": properties, "x-order": list(properties)}
 
     # -- one call ------------------------------------------------------------------------------
 
@@ -318,9 +332,15 @@ class Contract:
             case Fits(name):
                 try:
                     validator_for(arguments[name], jsonschema.Draft202012Validator).check_schema(arguments[name])
+                    _resolve_all(arguments[name])
                 except jsonschema.SchemaError as error:
                     raise UserError(
                         f"Slot {self.slot!r} was called with a {name!r} that is no JSON Schema: {error.message}."
+                    ) from error
+                except Unresolvable as error:
+                    raise UserError(
+                        f"Slot {self.slot!r} was called with a {name!r} whose reference {error.ref!r} leads nowhere in it; "
+                        "write what it refers to into its $defs, as nothing is fetched."
                     ) from error
             case _:
                 pass
@@ -416,7 +436,7 @@ class Contract:
         """
         text = next((call.args_as_json_str() for call in response.tool_calls), None) or response.text or ""
         if self.constraint is None and (bare_json or self._answers_object):
-            return self.output.validate_json(text)
+            return self._typed(text)
         try:
             value = json.loads(text)
         except json.JSONDecodeError as error:
@@ -431,23 +451,30 @@ class Contract:
         """Return the typed output for a JSON value.
 
         Raises:
-            ValueError: the value is not of the contract (pydantic's ValidationError is one).
+            ValueError: the value is not of the contract; the message says where, in one line.
         """
-        output = (
-            self.output.validate_python(value) if self.constraint else self.output.validate_json(compact_json(value))
-        )
+        output = self._typed(compact_json(value))
         match self.constraint:
             case OneOf(name):
                 if output not in arguments[name] and not (output is None and self.abstains):
                     raise ValueError(f"{output!r} is not one of the {name}")
             case Fits(name):
                 schema: Any = arguments[name]
-                validator = cast(Any, validator_for(schema, jsonschema.Draft202012Validator)(schema))
+                form = cast(Any, validator_for(schema, jsonschema.Draft202012Validator))
+                validator = form(schema, registry=Registry[Any]())
                 if (error := _worst(validator, output)) is not None:
                     raise ValueError(f"{error.json_path}: {error.message}")
             case None:
                 pass
         return output
+
+    def _typed(self, text: str) -> Any:
+        try:
+            return self.output.validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "the answer"
+            raise ValueError(f"{place}: {first['msg']}") from error
 
     def dump_output(self, output: Any) -> Any:
         """Return an output as a JSON value."""
@@ -545,6 +572,31 @@ def _worst(validator: Any, value: Any) -> jsonschema.ValidationError | None:
     return best_match(validator.iter_errors(value))
 
 
+def _resolve_all(schema: JsonSchema) -> None:
+    """Look every `$ref` of a schema up in the schema itself.
+
+    Raises:
+        Unresolvable: one leads elsewhere or nowhere.
+    """
+    resolver = Registry[Any]().with_resource("", DRAFT202012.create_resource(schema)).resolver()
+    nodes: list[Any] = [schema]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):
+            entries = cast(dict[str, Any], node)
+            if isinstance(ref := entries.get("$ref"), str):
+                resolver.lookup(ref)
+            nodes += entries.values()
+        elif isinstance(node, list):
+            nodes += cast(list[Any], node)
+
+
+def _marks_below(hint: Any) -> list[Any]:
+    """All annotations inside a type."""
+    parts = get_args(hint)
+    return [mark for part in parts for mark in (*getattr(part, "__metadata__", ()), *_marks_below(_bare(part)))]
+
+
 def _is_object(schema: JsonSchema) -> bool:
     if isinstance(ref := schema.get("$ref"), str):
         return _is_object(schema.get("$defs", {}).get(ref.removeprefix("#/$defs/"), {}))
@@ -553,7 +605,7 @@ def _is_object(schema: JsonSchema) -> bool:
 
 def _parameter(slot: SlotId, name: str, hint: Any, parameter: inspect.Parameter) -> Parameter:
     kind: typing.Literal["value", "history", "image", "not_sent"] = "value"
-    bare = _bare(hint)
+    bare = _without_none(_bare(hint))
     if any(mark is NotSent for mark in getattr(hint, "__metadata__", ())):
         return Parameter(name, TypeAdapter(Any), "not_sent", parameter.default is parameter.empty)
     if get_origin(bare) is list and _bare(get_args(bare)[0]) == _bare(ModelMessage):
@@ -591,6 +643,13 @@ def _bare(hint: Any) -> Any:
     while get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
     return hint
+
+
+def _without_none(hint: Any) -> Any:
+    """`T` for `T | None`, else the type as it is."""
+    parts = [part for part in get_args(hint) if part is not type(None)]
+    union = get_origin(hint) in (typing.Union, types.UnionType)
+    return _bare(parts[0]) if union and len(parts) == 1 else hint
 
 
 def _has_typevar(hint: Any) -> bool:

@@ -48,8 +48,10 @@ class MemoryVault(Vault):
 
     def traces(self, limit: int) -> list[str]:
         """Return the latest traces' ids, newest first."""
-        ordered = sorted(self.spans, key=lambda span: span["start"])
-        return list(dict.fromkeys(span["trace_id"] for span in reversed(ordered)))[:limit]
+        began: dict[str, int] = {}
+        for span in self.spans:
+            began[span["trace_id"]] = min(span["start"], began.get(span["trace_id"], span["start"]))
+        return sorted(began, key=lambda trace_id: -began[trace_id])[:limit]
 
     def say(self, feedback: Feedback) -> None:
         """Keep feedback."""

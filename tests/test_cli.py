@@ -358,13 +358,3 @@ def test_the_program_ends_with_its_exit_code_and_one_sentence(tmp_path: Path) ->
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("hetero: There is no hetero.toml in ")
     assert "Traceback" not in done.stderr
-
-
-def test_a_full_vault_fails_with_one_sentence(desk: Hetero, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
-    trace = desk("run", "clidesk.classify", "x", "--json").json["trace"]
-    monkeypatch.setattr(SqliteVault, "say", full)
-    done = desk("feedback", trace, "--score", "1")
-    assert (done.code, done.err.count("\n")) == (1, 1)

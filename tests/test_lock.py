@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hetero_agents import ConfigError
+from hetero_agents import ConfigError, UnknownNameError
 from hetero_agents.bindings import Lock, SlotLock, SpecialistId, Workspace
 from hetero_agents.bindings.lock import update_lock, write_atomically
 from hetero_agents.contract import SlotId
@@ -168,7 +168,7 @@ def test_a_promotion_after_a_rollback_begins_from_there(three: Workspace) -> Non
 
 
 def test_a_specialist_that_the_lock_does_not_hold_is_never_made_active(three: Workspace) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(UnknownNameError, match="did you mean"):
         three.activate(SLOT, specialist(4))
     assert Lock.load(three.lock_path).slots == {}
 

@@ -1,6 +1,7 @@
 """The vault: nothing is lost between processes; what is read back as runs and as calls."""
 
 import json
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -226,3 +227,15 @@ def test_a_span_written_again_is_replaced(tmp_path: Path) -> None:
     vault.write([span("a", 1)])
     vault.write([span("a", 1, outcome="ok")])
     assert [s["attributes"] for s in vault.read()] == [{"hetero.outcome": "ok"}]
+
+
+def test_a_full_disk_is_one_sentence_and_nothing_is_stored(tmp_path: Path) -> None:
+    vault = SqliteVault(tmp_path / "vault.db")
+    vault.say(Feedback("t", None, 1.0, None, False, 1))
+    with sqlite3.connect(vault.path) as connection:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.close()
+    vault._connect().execute(f"PRAGMA max_page_count={pages}")  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(HeteroError, match=r"cannot be written \(database or disk is full\)"):
+        vault.say(Feedback("t", None, None, "x" * 100_000, True, 2))
+    assert len(vault.feedback()) == 1

@@ -138,7 +138,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _fits(value: Any, schema: Any) -> bool:
-    return schema is not None and jsonschema.Draft202012Validator(schema).is_valid(value)
+    return schema is not None and cast(Any, jsonschema.Draft202012Validator)(schema).is_valid(value)
 
 
 def _first(values: Any) -> Any:

@@ -149,6 +149,8 @@ class Workspace:
 
         def change(lock: Lock) -> Lock:
             before = lock.slots.get(slot, SlotLock())
+            if specialist not in lock.specialists:
+                raise UnknownNameError("specialist", specialist, lock.specialists)
             if before.active == specialist:
                 return lock
             after = SlotLock(active=specialist, replaced=[*before.replaced, before.active])

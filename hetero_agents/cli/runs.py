@@ -38,6 +38,7 @@ class _Runnable:
     name: str
     hints: dict[str, Any]
     """Parameters by name; one `prompt: str` for an agent."""
+    required: list[str]
     call: Callable[..., Coroutine[Any, Any, Any]]
 
 
@@ -102,7 +103,7 @@ async def _run_lines(runnable: _Runnable, lines: list[str]) -> int:
 def _find(name: str) -> _Runnable:
     found: dict[str, _Runnable] = {}
     for declared in (*registry.slots.values(), *registry.code_agents.values()):
-        found[declared.id] = _Runnable(declared.id, _hints(declared.function), declared)
+        found[declared.id] = _Runnable(declared.id, _hints(declared.function), _required(declared.function), declared)
     for module_name in registry.app.workspace.config.app.modules:
         for key, value in vars(sys.modules[module_name]).items():
             if isinstance(value, Agent):
@@ -111,7 +112,7 @@ def _find(name: str) -> _Runnable:
                 async def ask(prompt: str, agent: Agent[Any, Any] = agent) -> Any:
                     return (await agent.run(prompt)).output
 
-                found[f"{module_name.rpartition('.')[2]}.{key}"] = _Runnable(key, {"prompt": str}, ask)
+                found[f"{module_name.rpartition('.')[2]}.{key}"] = _Runnable(key, {"prompt": str}, ["prompt"], ask)
     short = {key.rpartition(".")[2]: entry for key, entry in found.items()}
     if (runnable := found.get(name) or short.get(name)) is None:
         raise UnknownNameError("slot or agent", name, found, hint="list its module under [app] modules in hetero.toml")
@@ -121,6 +122,10 @@ def _find(name: str) -> _Runnable:
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     hints = typing.get_type_hints(function, include_extras=True)
     return {name: hints.get(name, Any) for name in inspect.signature(function).parameters}
+
+
+def _required(function: Callable[..., Any]) -> list[str]:
+    return [p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty]
 
 
 def _arguments(runnable: _Runnable, text: str) -> dict[str, Any]:
@@ -137,6 +142,8 @@ def _arguments(runnable: _Runnable, text: str) -> dict[str, Any]:
     for key in values:
         if key not in runnable.hints:
             raise UnknownNameError(f"parameter of {runnable.name}", key, runnable.hints)
+    if missing := [key for key in runnable.required if key not in values]:
+        raise UserError(f"{runnable.name} needs {', '.join(missing)} too: give a JSON object with {names}.")
     try:
         return {key: TypeAdapter(runnable.hints[key]).validate_python(value) for key, value in values.items()}
     except ValidationError as error:

@@ -80,8 +80,9 @@ def models(
     from ..engines.catalog import cache_dir, catalog, fetch_weights, find_weights, is_fetched
 
     if fetch is not None:
+        weights = find_weights(fetch.removeprefix("local:"))
         with common.fetch_progress() as progress:
-            path = fetch_weights(find_weights(fetch.removeprefix("local:")), progress)
+            path = fetch_weights(weights, progress)
         common.out.print(str(path), soft_wrap=True)
         return
     try:

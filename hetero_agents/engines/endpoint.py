@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -54,9 +54,9 @@ class Engines:
     """
 
     root: Path
-    # HTTP clients belong to an event loop, so endpoints are kept for each loop.
-    _endpoints: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[Any, ...], Endpoint]] = field(
-        default_factory=WeakKeyDictionary[asyncio.AbstractEventLoop, "dict[tuple[Any, ...], Endpoint]"], repr=False
+    # HTTP clients belong to an event loop, so endpoints are kept for each loop, and closed with it.
+    _endpoints: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopEndpoints] = field(
+        default_factory=WeakKeyDictionary[asyncio.AbstractEventLoop, "_LoopEndpoints"], repr=False
     )
 
     async def endpoint(self, config: ModelConfig, slot: str) -> Endpoint:
@@ -72,25 +72,27 @@ class Engines:
                 from .local import local_model
 
                 weights = find_weights(name, self.root)
-                return self._cached(
+                return await self._cached(
                     ("local", name), lambda: Endpoint(local_model(self._local, weights, None), bare_json=True)
                 )
             case "vllm":
                 from .vllm import VllmServer, vllm_model
 
                 server = VllmServer(name, config.base_url)
-                return self._cached(("vllm", server), lambda: Endpoint(vllm_model(server, server.base), bare_json=True))
+                return await self._cached(
+                    ("vllm", server), lambda: Endpoint(vllm_model(server, server.base), bare_json=True)
+                )
             case "replay":
                 from .replay import replay_model
 
                 # Loading an answer file and starting its process takes a moment: not on the event loop.
                 url = await asyncio.to_thread(self._replay.url, (self.root / name).resolve())
-                return self._cached(
+                return await self._cached(
                     ("replay", url, slot),
                     lambda: Endpoint(replay_model(url, Path(name).name, slot), bare_json=True, keyed=True),
                 )
             case _:
-                return self._cached(("hub", config.model), lambda: Endpoint(_known_model(config.model)))
+                return await self._cached(("hub", config.model), lambda: Endpoint(_known_model(config.model)))
 
     async def specialist(self, specialist_id: SpecialistId, specialist: Specialist, config: ModelConfig) -> Endpoint:
         """Return the endpoint of a specialist on its base.
@@ -116,7 +118,7 @@ class Engines:
                     f"{specialist_id} was trained on other weights of {specialist.base} than the catalog has now; distill it again."
                 )
             adapter = _checked(folder / "adapter.gguf", specialist.gguf_sha256, specialist_id)
-            return self._cached(
+            return await self._cached(
                 ("local", name, specialist_id, specialist.gguf_sha256),
                 lambda: Endpoint(
                     local_model(self._local, weights, adapter, specialist_id), bare_json=True, settings=settings
@@ -128,7 +130,7 @@ class Engines:
             _checked(folder / "adapter_model.safetensors", specialist.adapter_sha256, specialist_id)
             server = VllmServer(name, config.base_url)
             adapter_name = await server.load(specialist_id, specialist.adapter_sha256, folder.resolve())
-            return self._cached(
+            return await self._cached(
                 ("vllm", server, adapter_name),
                 lambda: Endpoint(vllm_model(server, adapter_name), bare_json=True, settings=settings),
             )
@@ -136,11 +138,14 @@ class Engines:
             f"{specialist_id} stands on {specialist.base!r}, which serves no adapters; use local: or vllm:."
         )
 
-    def _cached(self, key: tuple[Any, ...], make: Callable[[], Endpoint]) -> Endpoint:
-        mine = self._endpoints.setdefault(asyncio.get_running_loop(), {})
-        if key not in mine:
-            mine[key] = make()
-        return mine[key]
+    async def _cached(self, key: tuple[Any, ...], make: Callable[[], Endpoint]) -> Endpoint:
+        loop = asyncio.get_running_loop()
+        if (mine := self._endpoints.get(loop)) is None:
+            mine = self._endpoints[loop] = _LoopEndpoints()
+            await mine.open()
+        if key not in mine.made:
+            mine.made[key] = make()
+        return mine.made[key]
 
     @cached_property
     def _local(self) -> LocalServers:
@@ -159,6 +164,27 @@ class Engines:
         for name in ("_local", "_replay"):
             if name in self.__dict__:
                 self.__dict__[name].close()
+
+
+class _LoopEndpoints:
+    """The endpoints of one event loop; their connections are closed when the loop ends."""
+
+    def __init__(self) -> None:
+        self.made: dict[tuple[Any, ...], Endpoint] = {}
+        self._end = self._close_at_the_end()
+
+    async def open(self) -> None:
+        await anext(self._end)
+
+    async def _close_at_the_end(self) -> AsyncGenerator[None]:
+        # A loop finalises its async generators before it closes: the one hook that asyncio offers.
+        try:
+            yield
+        finally:
+            for endpoint in self.made.values():
+                if (close := getattr(getattr(endpoint.model, "client", None), "close", None)) is not None:
+                    await close()
+            self.made.clear()
 
 
 def _checked(path: Path, sha256: str, specialist_id: SpecialistId) -> Path:

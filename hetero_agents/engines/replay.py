@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote, unquote
 
 from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.messages import ModelMessage, ModelResponse
@@ -111,7 +112,7 @@ def replay_model(url: str, file: str, slot: str) -> ReplayModel:
         file: the answer file's name, for the model's name.
         slot: the slot's id or the agent's name.
     """
-    provider = OpenAIProvider(base_url=f"{url}/{slot}/v1", api_key="unset")
+    provider = OpenAIProvider(base_url=f"{url}/{quote(slot, safe='')}/v1", api_key="unset")
     return ReplayModel(f"answer-key:{file}", provider=provider, profile=_PROFILE)
 
 
@@ -230,7 +231,7 @@ def serve(path: Path) -> None:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            slot = self.path.split("/")[1]
+            slot = unquote(self.path.split("/")[1])
             if body.get("stream"):
                 self._send(400, {"error": {"message": "an answer key does not stream"}})
             elif (message := key.answer(slot, body)) is None:

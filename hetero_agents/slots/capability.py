@@ -101,11 +101,16 @@ class _Binder(AbstractCapability[Any]):
             return None
         name = model_id.removeprefix(PREFIX)
         app = registry.app
-        links = app.chain(app.binding(name, "llm", None))
-        models = [
-            _Bound((await link.open()).model, link, name, app.workspace.slot_config(name).hci or False)
-            for link in links
-        ]
+        binding = app.binding(name, "llm", None)
+        models: list[Model] = []
+        failed: EngineError | None = None
+        for link in app.chain(binding):
+            try:
+                models.append(_Bound((await link.open()).model, link, name, binding.hci or False))
+            except EngineError as error:  # the next model of the chain is there for that
+                failed = error
+        if not models:
+            raise failed or EngineError(f"No model of {name!r} can be opened.")
         return FallbackModel(*models, fallback_on=[_engine_failed]) if len(models) > 1 else models[0]
 
     async def wrap_run(self, ctx: RunContext[Any], *, handler: WrapRunHandler) -> AgentRunResult[Any]:

@@ -7,7 +7,6 @@ import contextlib
 import contextvars
 import inspect
 import threading
-import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import update_wrapper
@@ -147,13 +146,11 @@ class Slot(Generic[P, R]):
         Raises:
             UserError: a loop runs in this thread; `await` the slot there.
         """
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return _runner().run(self(*args, **kwargs), context=contextvars.copy_context())
-        raise UserError(
-            f"{self.id}.sync was called inside a running event loop; write `await {self.function.__name__}(...)` there."
-        )
+        if _loop_runs():
+            raise UserError(
+                f"{self.id}.sync was called inside a running event loop; write `await {self.function.__name__}(...)` there."
+            )
+        return _thread.loop().run(self(*args, **kwargs), context=contextvars.copy_context())
 
     @overload
     def check(self, verifier: Callable[[R], Awaitable[None] | None], /) -> Callable[[R], Awaitable[None] | None]: ...
@@ -172,15 +169,21 @@ class Slot(Generic[P, R]):
             SlotDefinitionError: the verifier takes something else.
         """
         count = len(inspect.signature(verifier).parameters)
-        names = list(inspect.signature(self.function).parameters)
-        if count not in (1, 1 + len(names)):
+        parameters = inspect.signature(self.function).parameters
+        by_name = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
+        by_place = [name for name in parameters if name not in by_name]
+        if count not in (1, 1 + len(parameters)):
             raise SlotDefinitionError(
                 f"The check {verifier.__name__!r} of slot {self.id!r} takes {count} parameters; "
-                f"it takes the output, or the output and {', '.join(names) or 'nothing else'}."
+                f"it takes the output, or the output and {', '.join(parameters) or 'nothing else'}."
             )
 
         async def check(output: Any, arguments: Mapping[str, Any]) -> None:
-            done = verifier(output) if count == 1 else verifier(output, *(arguments[name] for name in names))
+            if count == 1:
+                done = verifier(output)
+            else:
+                places, names = [arguments[name] for name in by_place], {name: arguments[name] for name in by_name}
+                done = verifier(output, *places, **names)
             if inspect.isawaitable(done):
                 await done
 
@@ -237,21 +240,34 @@ def slot(
     return declare if function is None else declare(function)
 
 
-class _ThreadRunner(threading.local):
-    """One event loop for each thread that calls `.sync`, kept so that HTTP connections are used again."""
+def _loop_runs() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+class _OwnLoop:
+    """An event loop that is closed when its thread ends."""
 
     def __init__(self) -> None:
         self.runner = asyncio.Runner()
 
     def __del__(self) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)
-            if not self.runner.get_loop().is_closed():
-                self.runner.close()
+        with contextlib.suppress(RuntimeError):
+            self.runner.close()
 
 
-_threads = _ThreadRunner()
+class _Thread(threading.local):
+    """One event loop for each thread that calls `.sync`, kept so that HTTP connections are used again."""
+
+    own: _OwnLoop | None = None
+
+    def loop(self) -> asyncio.Runner:
+        if self.own is None:
+            self.own = _OwnLoop()
+        return self.own.runner
 
 
-def _runner() -> asyncio.Runner:
-    return _threads.runner
+_thread = _Thread()

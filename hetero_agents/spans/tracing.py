@@ -44,7 +44,7 @@ class Tracing:
 
         Args:
             vault: where spans are stored.
-            redact: what each span passes before it is stored. OTLP gets spans as they are.
+            redact: what each span passes before it is stored. It does not reach OTLP, which is then not used.
         """
         self.provider = TracerProvider(
             sampler=ALWAYS_ON,
@@ -52,7 +52,10 @@ class Tracing:
             span_limits=_UNLIMITED,
         )
         self.provider.add_span_processor(_batch(_VaultExporter(vault, redact)))
-        if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        otlp = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        if otlp and redact is not None:
+            _log.warning("Spans are not sent to %s: redaction does not reach OTLP.", otlp)
+        elif otlp:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
             self.provider.add_span_processor(_batch(OTLPSpanExporter()))
@@ -84,14 +87,14 @@ class _VaultExporter(SpanExporter):
         self.dropped = 0
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        records = [record_of(span) for span in spans]
-        if self._redact is not None:
-            records = [kept for record in records if (kept := self._redact(record)) is not None]
         try:
+            records = [record_of(span) for span in spans]
+            if self._redact is not None:
+                records = [kept for record in records if (kept := self._redact(record)) is not None]
             self._vault.write(records)
         except Exception as error:
-            # A full disk must not hurt the agent, and must not be silent either.
-            self.dropped += len(records)
-            _log.warning("%d spans could not be stored and are lost (%d so far): %s", len(records), self.dropped, error)
+            # A full disk or a broken redactor must not hurt the agent, and must not be silent either.
+            self.dropped += len(spans)
+            _log.warning("%d spans could not be stored and are lost (%d so far): %s", len(spans), self.dropped, error)
             return SpanExportResult.FAILURE
         return SpanExportResult.SUCCESS

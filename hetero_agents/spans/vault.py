@@ -11,7 +11,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -91,7 +92,7 @@ class SqliteVault:
             )
             for r in records
         ]
-        with self._connect() as connection:
+        with self._writing() as connection:
             connection.executemany("INSERT OR REPLACE INTO spans VALUES (?, ?, ?, ?, ?)", rows)
 
     def read(self, *, slot: str | None = None, trace: str | None = None) -> Iterator[SpanRecord]:
@@ -113,7 +114,7 @@ class SqliteVault:
         """Store feedback."""
         answer = json.dumps(feedback.answer, ensure_ascii=False) if feedback.has_answer else None
         row = (feedback.trace_id, feedback.span_id, feedback.score, answer, feedback.time)
-        with self._connect() as connection:
+        with self._writing() as connection:
             connection.execute("INSERT INTO feedback VALUES (?, ?, ?, ?, ?)", row)
 
     def feedback(self) -> list[Feedback]:
@@ -128,6 +129,23 @@ class SqliteVault:
         if not self.path.exists():
             return []
         return self._connect().execute(query, values)
+
+    @contextmanager
+    def _writing(self) -> Generator[sqlite3.Connection]:
+        """A transaction; what stops it is one sentence."""
+        try:
+            with self._connect() as connection:
+                yield connection
+        except sqlite3.Error as error:
+            raise HeteroError(
+                f"The vault {self.path} cannot be written ({error}); nothing of this was stored."
+            ) from error
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        if getattr(self._local, "owner", None) == os.getpid():
+            self._local.connection.close()
+            self._local.owner = None
 
     def _connect(self) -> sqlite3.Connection:
         # A connection belongs to one thread of one process: it must not cross a fork.
