@@ -1,7 +1,6 @@
 """`hetero`: answers as JSON, mistakes as one sentence with exit code 2, failures with 1."""
 
 import json
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
