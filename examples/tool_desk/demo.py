@@ -41,15 +41,15 @@ FOLDER = Path(".hetero") / "demo"
 ANSWER_KEY = "answer-key"
 WEIGHTS = "smollm2-135m-instruct"
 AT_ONCE = 16
-CODE_RUNS = 50
+CODE_RUNS = 30
 """Held-out runs of the whole desk in code agency; each slot alone is measured on all held-out calls."""
-AGENT_RUNS = 10
+AGENT_RUNS = 6
 """Held-out runs of the root agent."""
 
 GOALS = {"desk.choose": 0.85, "desk.fill": 0.50}
 SLOTS: dict[str, tuple[Slot[..., Any], Recipe]] = {
-    "desk.choose": (agents.choose, Recipe(epochs=1.7, max_length=256)),
-    "desk.fill": (agents.fill, Recipe(epochs=1.7, max_length=288)),
+    "desk.choose": (agents.choose, Recipe(epochs=1.3, max_length=256)),
+    "desk.fill": (agents.fill, Recipe(epochs=1.0, max_length=224)),
 }
 
 
