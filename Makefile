@@ -28,13 +28,13 @@ demo: $(VENV)/.demo ## The whole loop on this machine: run, distil, promote, run
 test: $(VENV)/.dev ## All tests, the real small model included
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/pyright
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.dev ## Format, lint and types, without tests
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
-	@$(BIN)/pyright
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.dev ## Measurements against named peers (an hour; makes environments under .bench)
 	@$(BIN)/python tests/bench/call_cost/run.py
