@@ -21,7 +21,7 @@ from hetero_agents.distill.train import chat_of, load_base
 from hetero_agents.engines import Endpoint
 from hetero_agents.engines.adapter import adapter_to_gguf
 from hetero_agents.engines.catalog import Weights, fetch_weights
-from hetero_agents.engines.local import LocalServers, local_model
+from hetero_agents.engines.local import LocalModel, LocalServers, local_model
 from hetero_agents.routing import BadAnswer, attempt
 
 IN_FLIGHT = 8
@@ -89,6 +89,9 @@ def measure(
                 answers[number] = await _answer(models[who], slot, calls[call])
 
         await asyncio.gather(*map(one, order))
+        for model in models:
+            assert isinstance(model.model, LocalModel)
+            await model.model.client.close()
         servers.close()
         return answers
 
