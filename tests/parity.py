@@ -26,6 +26,9 @@ from hetero_agents.routing import BadAnswer, attempt
 
 IN_FLIGHT = 8
 
+NOISE = 8.0
+"""Spread of the other adapters' weights, as a multiple of the specialist's: enough to make them answer at random."""
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -67,9 +70,10 @@ def measure(
     """
     rivals = [_noisy(adapter, folder / f"rival{i}", i, weights) for i in range(1, adapters)]
     everyone: list[Path | None] = [None, adapter / "adapter.gguf", *rivals]
-    jobs = [(1, i) for i in range(len(calls))] + [
-        (who, i) for who in range(len(everyone)) if who != 1 for i in range(others)
-    ]
+    jobs = [(1, i) for i in range(len(calls))]
+    # Each of the others gets calls of its own, so that many prompts meet many adapters.
+    strangers = [who for who in range(len(everyone)) if who != 1]
+    jobs += [(who, (place * others + k) % len(calls)) for place, who in enumerate(strangers) for k in range(others)]
 
     async def all_answers(in_flight: int, order: Sequence[int]) -> dict[int, str]:
         servers = LocalServers()
@@ -161,7 +165,7 @@ def _noisy(adapter: Path, folder: Path, seed: int, weights: Weights) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     dice = torch.Generator().manual_seed(seed)
     tensors = {
-        name: torch.randn(t.shape, generator=dice) * t.std()
+        name: torch.randn(t.shape, generator=dice) * t.std() * NOISE
         for name, t in load_file(adapter / "adapter_model.safetensors").items()
     }
     save_file(tensors, folder / "adapter_model.safetensors")
