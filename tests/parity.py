@@ -26,8 +26,8 @@ from hetero_agents.routing import BadAnswer, attempt
 
 IN_FLIGHT = 8
 
-NOISE = 8.0
-"""Spread of the other adapters' weights, as a multiple of the specialist's: enough to make them answer at random."""
+NOISE = 3.0
+"""Spread of the other adapters' weights, as a multiple of the specialist's: other answers, but not so flat that a batch tips them."""
 
 
 @dataclass(frozen=True)
