@@ -161,10 +161,10 @@ def test_the_same_adapter_answers_alike_in_transformers_alone_and_under_mixed_tr
     calls = [choose.contract.bind((i.request, list(i.tools)), {}) for i in loop.items[:40]]
     folder = loop.app.workspace.root / loop.made.specialist.adapter
     parity = measure(WEIGHTS, folder, choose, calls, tmp_path, adapters=12, others=3)
-    assert parity.distinct > 0, "the other adapters must answer differently, or a leak would not show"
+    assert parity.distinct > 0.1, "the other adapters must answer differently, or a leak would not show"
     assert parity.transformers >= 0.9
     assert parity.mixed >= 0.95
-    assert parity.others >= 0.85
+    assert parity.others >= 0.9
 
 
 def test_an_adapter_for_another_base_is_refused_in_a_sentence(loop: Loop, tmp_path: Path) -> None:
