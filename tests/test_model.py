@@ -18,8 +18,9 @@ from examples.tool_desk.work import Item, answer_lines, load_items
 from hetero_agents import DistillError, EngineError, IntegrityError
 from hetero_agents.bindings import ModelConfig, Workspace
 from hetero_agents.bindings.lock import update_lock
-from hetero_agents.distill import Distilled, Recipe, distill, train
-from hetero_agents.distill.train import train_lora
+from hetero_agents.distill import Distilled, Recipe, distill
+from hetero_agents.distill.train import chat_of
+from hetero_agents.distill.worker import train_aside
 from hetero_agents.engines.adapter import adapter_to_gguf
 from hetero_agents.engines.catalog import fetch_weights, find_weights
 from hetero_agents.routing import attempt
@@ -183,33 +184,37 @@ def test_an_adapter_for_another_base_is_refused_in_a_sentence(loop: Loop, tmp_pa
     assert not (tmp_path / "adapter.gguf").exists()
 
 
-def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     items = movie_items()[:40]
     texts = [
-        (choose.contract.messages(a), choose.contract.answer_text(i.tool, a))
+        (chat_of(choose.contract.messages(a)), choose.contract.answer_text(i.tool, a))
         for i in items
         for a in [choose.contract.bind((i.request, list(i.tools)), {})]
     ]
     recipe = Recipe(epochs=2, batch_size=4, top_layers=0.1)
+    seen: list[int] = []
 
-    def stop(done: int, total: int) -> None:
-        if done == 12:
-            raise KeyboardInterrupt
+    async def training(folder: Path, stop_at: int) -> None:
+        task = asyncio.current_task()
+        assert task is not None
 
-    def nothing(done: int, total: int) -> None:
-        pass
+        def progress(done: int, total: int) -> None:
+            seen.append(done)
+            if done == stop_at:
+                task.cancel()
+
+        await train_aside(WEIGHTS, texts, recipe, folder, progress)
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    train_lora(WEIGHTS, texts, recipe, whole, nothing)
-    with pytest.raises(KeyboardInterrupt):
-        train_lora(WEIGHTS, texts, recipe, broken, stop)
+    asyncio.run(training(whole, 0))
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(training(broken, 8))
     assert (broken / "checkpoint.pt").exists()
-    seen: list[int] = []
-    train_lora(WEIGHTS, texts, recipe, broken, lambda done, total: seen.append(done))
-    assert seen[0] == 13, "it went on where it was stopped"
+    seen.clear()
+    asyncio.run(training(broken, 0))
+    assert seen[0] > 8, "it went on where it was stopped"
     files = [folder / "adapter" / "adapter_model.safetensors" for folder in (whole, broken)]
     assert digest(files[0]) == digest(files[1])
 

@@ -106,7 +106,7 @@ def json_schema(node: dict[str, Any]) -> dict[str, Any]:
             out[key] = {name: json_schema(part) for name, part in value.items()}
         elif key in ("items", "additionalProperties") and isinstance(value, dict):
             out[key] = json_schema(cast(dict[str, Any], value))
-        elif key in ("required", "enum", "description"):
+        elif key in ("required", "enum", "description", "default"):
             out[key] = value
     return out
 

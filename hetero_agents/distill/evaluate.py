@@ -28,6 +28,9 @@ from .curate import Example
 
 FIVE = 5
 
+TIMED = 50
+"""Calls of the specialist that are made one at a time, for the time that a call takes; the rest goes several at once."""
+
 Z95 = 1.959963984540054
 
 
@@ -113,7 +116,7 @@ async def predict(
         contract: the slot's contract.
         examples: held-out examples.
         shots: examples of the train part that stand before each call.
-        at_once: calls in flight; with more than one, `seconds` is not measured.
+        at_once: calls in flight; with more than one, `seconds` is not measured, and answers come as they are ready.
     """
     before = few_shot(contract, shots)
 
@@ -139,9 +142,18 @@ async def predict(
             seconds,
         )
 
-    for start in range(0, len(examples), at_once):
-        for prediction in await asyncio.gather(*map(one, examples[start : start + at_once])):
-            yield prediction
+    asked: set[asyncio.Task[Prediction]] = set()
+    waiting = list(reversed(examples))
+    try:
+        while asked or waiting:
+            while waiting and len(asked) < at_once:
+                asked.add(asyncio.create_task(one(waiting.pop())))
+            answered, asked = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            for task in answered:
+                yield task.result()
+    finally:
+        for task in asked:
+            task.cancel()
 
 
 def few_shot(contract: Contract, shots: Sequence[Example]) -> list[ModelMessage]:

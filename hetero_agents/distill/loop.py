@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import shutil
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from typing import Any
 
 from ..bindings import ModelConfig, Score, Specialist, SpecialistId
 from ..bindings.lock import write_atomically
-from ..contract import SlotId, sha256_of
+from ..contract import Contract, SlotId, sha256_of
 from ..engines import SERVER_SLOTS, Endpoint
 from ..engines.adapter import adapter_to_gguf
 from ..engines.catalog import Weights, fetch_weights, find_weights, sha256_of_file, verified_sha256
@@ -23,8 +22,9 @@ from ..errors import ConfigError, DistillError
 from ..slots import App, Slot
 from ..spans import calls_of
 from .curate import Dataset, Example, curate
-from .evaluate import FIVE, Prediction, plain_code, predict, prediction_line, read_predictions, score
-from .train import Recipe, Text, Trained, train_lora
+from .evaluate import FIVE, TIMED, Prediction, plain_code, predict, prediction_line, read_predictions, score
+from .train import Recipe, Text, Trained, chat_of
+from .worker import train_aside
 
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, what is done and what there is to do."""
@@ -79,7 +79,7 @@ async def distill(
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "dataset.json", dataset.to_json().encode())
 
-    trained = await _train_aside(weights, dataset, slot, recipe, folder, progress)
+    trained = await _train(weights, dataset, contract, recipe, folder, progress)
     gguf = fetch_weights(weights)
     if not (folder / "adapter" / "adapter.gguf").exists():
         await asyncio.to_thread(adapter_to_gguf, folder / "adapter", gguf, folder / "adapter" / "adapter.gguf")
@@ -132,39 +132,18 @@ def _base(app: App, name: str | None) -> tuple[ModelConfig, Weights]:
     )
 
 
-async def _train_aside(
-    weights: Weights, dataset: Dataset, slot: Slot[..., Any], recipe: Recipe, folder: Path, progress: Progress
-) -> Trained:
-    """Train in a thread that a cancelled task (Ctrl-C) takes with it."""
-    stopped = threading.Event()
-
-    def report(step: str, done: int, total: int) -> None:
-        if stopped.is_set():
-            raise InterruptedError("training was stopped")
-        progress(step, done, total)
-
-    try:
-        return await asyncio.to_thread(_train, weights, dataset, slot, recipe, folder, report)
-    except asyncio.CancelledError:
-        stopped.set()
-        raise
-
-
-def _train(
-    weights: Weights, dataset: Dataset, slot: Slot[..., Any], recipe: Recipe, folder: Path, progress: Progress
+async def _train(
+    weights: Weights, dataset: Dataset, contract: Contract, recipe: Recipe, folder: Path, progress: Progress
 ) -> Trained:
     note = folder / "trained.json"
     if note.exists():
-        values: dict[str, Any] = json.loads(note.read_text())
-        values["losses"] = [(int(n), float(x)) for n, x in values["losses"]]
-        return Trained(**values)
-    contract = slot.contract
+        return Trained.from_json(json.loads(note.read_text()))
     texts: list[Text] = []
     for example in dataset.parts["train"]:
         arguments = contract.load(example.input)
-        texts.append((contract.messages(arguments), contract.answer_text(example.output, arguments)))
+        texts.append((chat_of(contract.messages(arguments)), contract.answer_text(example.output, arguments)))
     progress("train", 0, 1)
-    trained = train_lora(weights, texts, recipe, folder, lambda done, total: progress("train", done, total))
+    trained = await train_aside(weights, texts, recipe, folder, lambda done, total: progress("train", done, total))
     write_atomically(note, json.dumps(asdict(trained)).encode())
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     return trained
@@ -180,6 +159,8 @@ async def _evaluate(
     folder: Path,
     progress: Progress,
 ) -> AsyncIterator[Prediction]:
+    from pydantic_ai.models.openai import OpenAIChatModelSettings  # half a second that no command should pay for
+
     contract, test = slot.contract, dataset.parts["test"]
     for example in test:
         yield Prediction(
@@ -198,30 +179,32 @@ async def _evaluate(
         yield prediction
     # The base may write answers as long as the specialist's: beyond that both are wrong anyway.
     plain = await app.engines.endpoint(config, slot.id)
-    base = Endpoint(plain.model, bare_json=True, settings={"max_tokens": specialist.max_tokens})
-    # Only the specialist's calls are timed, and so made one at a time.
+    settings = OpenAIChatModelSettings(max_tokens=specialist.max_tokens, openai_logprobs=False)
+    base = Endpoint(plain.model, bare_json=True, settings=settings)
     contestants: list[tuple[str, Endpoint, Sequence[Example], int]] = [
-        ("specialist", await app.engines.specialist(specialist_id, specialist, config), (), 1),
-        ("base_grammar", base, (), SERVER_SLOTS),
-        ("base_five_shot", base, dataset.parts["train"][:FIVE], SERVER_SLOTS),
+        ("specialist", await app.engines.specialist(specialist_id, specialist, config), (), TIMED),
+        ("base_grammar", base, (), 0),
+        ("base_five_shot", base, dataset.parts["train"][:FIVE], 0),
     ]
     done = read_predictions(folder / "predictions.jsonl")
     count, total = 0, len(contestants) * len(test)
     with (folder / "predictions.jsonl").open("a", encoding="utf-8") as file:
-        for phase, endpoint, shots, at_once in contestants:
+        for phase, endpoint, shots, timed in contestants:
             kept = [done[phase, example.key] for example in test if (phase, example.key) in done]
             for prediction in kept:
                 yield prediction
             count += len(kept)
             missing = [example for example in test if (phase, example.key) not in done]
-            if at_once > 1:  # like prompts after each other, for the prompt cache
-                missing.sort(key=lambda example: str(contract.messages(contract.load(example.input))))
-            async for prediction in predict(phase, endpoint, contract, missing, shots=shots, at_once=at_once):
-                file.write(prediction_line(prediction))
-                file.flush()
-                count += 1
-                progress(f"evaluate {phase}", count, total)
-                yield prediction
+            timed = max(0, timed - len(kept))
+            # Those that go together are sorted: like prompts after each other, for the prompt cache.
+            together = sorted(missing[timed:], key=lambda e: str(contract.messages(contract.load(e.input))))
+            for examples, at_once in ((missing[:timed], 1), (together, SERVER_SLOTS)):
+                async for prediction in predict(phase, endpoint, contract, examples, shots=shots, at_once=at_once):
+                    file.write(prediction_line(prediction))
+                    file.flush()
+                    count += 1
+                    progress(f"evaluate {phase}", count, total)
+                    yield prediction
 
 
 def _scores(predictions: Sequence[Prediction]) -> dict[str, Score]:

@@ -112,8 +112,10 @@ class LocalServers:
 def _start(path: Path, adapters: tuple[Path, ...], weights: Weights) -> _Server:
     try:
         import xllamacpp  # pyright: ignore[reportMissingTypeStubs]
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingExtraError("A local: model", "local") from error
+    except ImportError as error:  # slim images lack libgomp1
+        raise EngineError(f"llama.cpp is installed but a library of the system is missing: {error}.") from error
     llama: Any = xllamacpp  # it ships no types
     key = secrets.token_hex(16)
     params = llama.CommonParams()

@@ -6,7 +6,6 @@ specialist is trained on exactly the form in which it is served. Nothing here ru
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import types
@@ -16,27 +15,32 @@ from dataclasses import dataclass
 from typing import Annotated, Any, NewType, TypeVar, cast, get_args, get_origin
 
 import jsonschema
-import jsonschema.exceptions
-from jsonschema.validators import validator_for
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_ai.messages import BinaryContent, ModelMessage, ModelRequest, ModelResponse, UserContent, UserPromptPart
 from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.output import OutputObjectDefinition, StructuredOutputMode
 from pydantic_ai.tools import ToolDefinition
-from referencing import Registry
 from referencing.exceptions import Unresolvable
-from referencing.jsonschema import DRAFT202012
 
-from .errors import SlotDefinitionError, UserError
+from ..errors import SlotDefinitionError, UserError
+from .schema import (
+    JsonSchema,
+    canonical_schema,
+    check_schema,
+    compact_json,
+    is_object,
+    ordered,
+    schema_text,
+    sha256_of,
+    worst_error,
+)
 
 SlotId = NewType("SlotId", str)
 """`module.function`: the last part of the module's name and the function's name, or `name=`."""
 
-Sha256 = NewType("Sha256", str)
-"""64 lower-case hexadecimal digits."""
-
-JsonSchema = dict[str, Any]
+FORM = 1
+"""Counts changes of how calls and answers are written: a specialist that was trained on another form is not served."""
 
 WRAPPED = "response"
 """The only key of the object around an answer that is not an object itself, for engines that demand an object."""
@@ -86,102 +90,6 @@ class Parameter:
     required: bool
 
 
-def sha256_of(value: Any) -> Sha256:
-    """Return the SHA-256 of a JSON value in canonical form (sorted keys, no spaces, UTF-8)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return Sha256(hashlib.sha256(text.encode()).hexdigest())
-
-
-def compact_json(value: Any) -> str:
-    """Return a JSON value as text without spaces, keys in their own order."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-
-
-def canonical_schema(schema: JsonSchema) -> JsonSchema:
-    """Return a JSON Schema without titles, with `$defs` inlined, `required` sorted, and the order of properties in `x-order`.
-
-    The order counts: prompts and answers follow it. Two schemas that demand the same are equal afterwards, whatever pydantic version wrote them.
-    A definition that refers to itself stays a `$ref`.
-    """
-    definitions: dict[str, Any] = schema.get("$defs", {})
-    recursive: dict[str, Any] = {}
-
-    def walk(node: Any, open_refs: tuple[str, ...]) -> Any:
-        if isinstance(node, list):
-            return [walk(item, open_refs) for item in cast(list[Any], node)]
-        if not isinstance(node, dict):
-            return node
-        node = cast(dict[str, Any], node)
-        if isinstance(ref := node.get("$ref"), str) and ref.startswith("#/$defs/"):
-            name = ref.removeprefix("#/$defs/")
-            if name not in definitions:
-                return node  # it points inside a definition: left as it stands
-            if name in open_refs:
-                recursive[name] = None
-                return {"$ref": ref}
-            inlined = walk(definitions[name], (*open_refs, name))
-            if name in recursive:
-                recursive[name] = inlined
-                inlined = {"$ref": ref}
-            rest = {key: walk(value, open_refs) for key, value in node.items() if key not in ("$ref", "title")}
-            return {**inlined, **rest}
-        out: dict[str, Any] = {}
-        for key, value in node.items():
-            if key == "$defs" or (key == "title" and isinstance(value, str)):
-                continue
-            if key == "properties":
-                out[key] = {name: walk(part, open_refs) for name, part in value.items()}
-                out["x-order"] = list(value)
-            elif key == "required":
-                out[key] = sorted(value)
-            elif key in ("enum", "const", "default", "examples"):
-                out[key] = value
-            else:
-                out[key] = walk(value, open_refs)
-        return out
-
-    plain = walk(schema, ())
-    return {**plain, "$defs": recursive} if recursive else plain
-
-
-def schema_text(schema: Any) -> str:
-    """Return a JSON Schema as a TypeScript type, which reads the same in a third of the tokens.
-
-    `{city: string, date?: string, kind: "music"|"theater"}`. Descriptions are left out: the full
-    schema travels as the answer's schema beside the messages.
-    """
-    return _type_text(canonical_schema(cast(JsonSchema, schema)) if isinstance(schema, dict) else schema)
-
-
-def _type_text(schema: Any) -> str:
-    if not isinstance(schema, dict):
-        return "any"
-    schema = cast(JsonSchema, schema)
-    if "enum" in schema:
-        return "|".join(compact_json(value) for value in schema["enum"])
-    if "const" in schema:
-        return compact_json(schema["const"])
-    for key in ("anyOf", "oneOf"):
-        if key in schema:
-            return "|".join(_type_text(part) for part in schema[key])
-    kind = schema.get("type", "object" if "properties" in schema else "any")
-    if isinstance(kind, list):
-        return "|".join(cast(list[str], kind))
-    if kind == "object":
-        if "properties" not in schema:
-            return "object"
-        required = set(schema.get("required", ()))
-        fields = (
-            f"{name}{'' if name in required else '?'}: {_type_text(part)}"
-            for name, part in schema["properties"].items()
-        )
-        return "{" + ", ".join(fields) + "}"
-    if kind == "array":
-        item = _type_text(schema.get("items", {}))
-        return f"({item})[]" if "|" in item else f"{item}[]"
-    return str(kind)
-
-
 class Contract:
     """What a slot takes, gives and is told, read from an async function.
 
@@ -190,8 +98,8 @@ class Contract:
         instructions: the cleaned docstring or `instructions=`.
         parameters: the parameters in the order of the signature.
         hints: the resolved type hints, `return` among them.
-        sha256: hash over the instruction and the canonical JSON Schemas of input and output. Checks,
-            defaults and `NotSent` parameters are outside it.
+        sha256: hash over the instruction, the canonical JSON Schemas of input and output, and `FORM`.
+            Checks, defaults and `NotSent` parameters are outside it.
     """
 
     def __init__(self, function: Callable[..., Any], slot: SlotId, instructions: str | None = None) -> None:
@@ -229,9 +137,10 @@ class Contract:
         self.constraint = self._read_constraint(returns)
         self.abstains = type(None) in get_args(_bare(returns))
         self._output_schema = _json_schema(slot, "its return type", self.output, "validation")
-        self._answers_object = _is_object(self._output_schema)
+        self._answers_object = is_object(self._output_schema)
         self.sha256 = sha256_of(
             {
+                "form": FORM,
                 "instructions": self.instructions,
                 "input": self._input_schema(),
                 "output": canonical_schema(self._output_schema) | self._constraint_mark(),
@@ -331,8 +240,7 @@ class Contract:
                 )
             case Fits(name):
                 try:
-                    validator_for(arguments[name], jsonschema.Draft202012Validator).check_schema(arguments[name])
-                    _resolve_all(arguments[name])
+                    check_schema(arguments[name])
                 except jsonschema.SchemaError as error:
                     raise UserError(
                         f"Slot {self.slot!r} was called with a {name!r} that is no JSON Schema: {error.message}."
@@ -418,7 +326,7 @@ class Contract:
                 object is asked for as `{"response": ...}`.
         """
         schema = self.answer_schema(arguments)
-        if not bare_json and not _is_object(schema):
+        if not bare_json and not is_object(schema):
             definitions = {"$defs": schema["$defs"]} if "$defs" in schema else {}
             inner = {key: value for key, value in schema.items() if key != "$defs"}
             schema = {"type": "object", "properties": {WRAPPED: inner}, "required": [WRAPPED], **definitions}
@@ -441,7 +349,7 @@ class Contract:
             value = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"the answer is not JSON: {error}") from error
-        if not bare_json and not _is_object(self.answer_schema(arguments)):
+        if not bare_json and not is_object(self.answer_schema(arguments)):
             if not isinstance(value, dict) or WRAPPED not in value:
                 raise ValueError(f"the answer has no key {WRAPPED!r}")
             value = cast(Any, value[WRAPPED])
@@ -459,10 +367,7 @@ class Contract:
                 if output not in arguments[name] and not (output is None and self.abstains):
                     raise ValueError(f"{output!r} is not one of the {name}")
             case Fits(name):
-                schema: Any = arguments[name]
-                form = cast(Any, validator_for(schema, jsonschema.Draft202012Validator))
-                validator = form(schema, registry=Registry[Any]())
-                if (error := _worst(validator, output)) is not None:
+                if (error := worst_error(output, arguments[name])) is not None:
                     raise ValueError(f"{error.json_path}: {error.message}")
             case None:
                 pass
@@ -486,121 +391,13 @@ class Contract:
         Specialists are trained on exactly this form.
         """
         schema = self.answer_schema(arguments)
-        return json.dumps(_ordered(value, schema, schema.get("$defs", {})), ensure_ascii=False)
-
-
-def check_shape(function: Callable[..., Any], name: str) -> None:
-    """Refuse functions that cannot be slots, whatever their types are.
-
-    Raises:
-        SlotDefinitionError: a method, a sync function, `*args`, `**kwargs`, positional-only
-            parameters, or a body that would never run.
-    """
-    if not inspect.iscoroutinefunction(function):
-        raise SlotDefinitionError(
-            f"Slot {name!r} is no `async def` function; declare it `async def` (sync callers use .sync)."
-        )
-    scope = function.__qualname__.rpartition(".")[0]
-    if scope and not scope.endswith("<locals>"):
-        raise SlotDefinitionError(
-            f"Slot {name!r} is a method of {scope!r}; a slot is a plain function, so move it out of the class."
-        )
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            stars = "*" if parameter.kind is parameter.VAR_POSITIONAL else "**"
-            raise SlotDefinitionError(
-                f"Slot {name!r} takes {stars}{parameter.name}; a contract names each parameter, so list them."
-            )
-        if parameter.kind is parameter.POSITIONAL_ONLY:
-            raise SlotDefinitionError(
-                f"Slot {name!r} has the positional-only parameter {parameter.name!r}; remove the `/`."
-            )
-    code = function.__code__
-    if code.co_code not in _EMPTY_BODIES or not set(code.co_consts) <= {None, ..., function.__doc__}:
-        raise SlotDefinitionError(
-            f"Slot {name!r} has code in its body, which would never run: a model answers; the body is `...`."
-        )
-
-
-# A slot's body in each way that it is written; what they compile to differs with the version and with -OO.
-async def _docstring() -> None:
-    """A slot's body."""
-
-
-async def _dots() -> None: ...
-
-
-async def _both() -> None:
-    """A slot's body."""
-    ...
-
-
-_EMPTY_BODIES = frozenset(f.__code__.co_code for f in (_docstring, _dots, _both))
-
-
-def _ordered(value: Any, schema: Any, definitions: JsonSchema) -> Any:
-    """A JSON value with the keys of its objects in the order of their schema, unknown ones last."""
-    if not isinstance(schema, dict):
-        return value
-    schema = cast(JsonSchema, schema)
-    if isinstance(ref := schema.get("$ref"), str):
-        return _ordered(value, definitions.get(ref.removeprefix("#/$defs/")), definitions)
-    if isinstance(value, list):
-        return [_ordered(item, schema.get("items"), definitions) for item in cast(list[Any], value)]
-    if not isinstance(value, dict):
-        return value
-    value = cast(dict[str, Any], value)
-    properties = cast(JsonSchema, schema.get("properties", {}))
-    if not properties:  # a union: the member whose properties the value has
-        members: list[JsonSchema] = [
-            _member(m, definitions) for m in (*schema.get("anyOf", ()), *schema.get("oneOf", ()))
-        ]
-        fitting = (m for m in members if value.keys() <= m.get("properties", {}).keys())
-        properties = cast(JsonSchema, next(fitting, cast(JsonSchema, {})).get("properties", {}))
-    keys = [key for key in properties if key in value] + [key for key in value if key not in properties]
-    return {key: _ordered(value[key], properties.get(key), definitions) for key in keys}
-
-
-def _member(schema: JsonSchema, definitions: JsonSchema) -> JsonSchema:
-    ref = schema.get("$ref")
-    return definitions.get(ref.removeprefix("#/$defs/"), {}) if isinstance(ref, str) else schema
-
-
-def _worst(validator: Any, value: Any) -> jsonschema.ValidationError | None:
-    """The most telling error of a value, if it has one."""
-    best_match = cast(Callable[..., jsonschema.ValidationError | None], vars(jsonschema.exceptions)["best_match"])
-    return best_match(validator.iter_errors(value))
-
-
-def _resolve_all(schema: JsonSchema) -> None:
-    """Look every `$ref` of a schema up in the schema itself.
-
-    Raises:
-        Unresolvable: one leads elsewhere or nowhere.
-    """
-    resolver = Registry[Any]().with_resource("", DRAFT202012.create_resource(schema)).resolver()
-    nodes: list[Any] = [schema]
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, dict):
-            entries = cast(dict[str, Any], node)
-            if isinstance(ref := entries.get("$ref"), str):
-                resolver.lookup(ref)
-            nodes += entries.values()
-        elif isinstance(node, list):
-            nodes += cast(list[Any], node)
+        return json.dumps(ordered(value, schema, schema.get("$defs", {})), ensure_ascii=False)
 
 
 def _marks_below(hint: Any) -> list[Any]:
     """All annotations inside a type."""
     parts = get_args(hint)
     return [mark for part in parts for mark in (*getattr(part, "__metadata__", ()), *_marks_below(_bare(part)))]
-
-
-def _is_object(schema: JsonSchema) -> bool:
-    if isinstance(ref := schema.get("$ref"), str):
-        return _is_object(schema.get("$defs", {}).get(ref.removeprefix("#/$defs/"), {}))
-    return schema.get("type") == "object"
 
 
 def _parameter(slot: SlotId, name: str, hint: Any, parameter: inspect.Parameter) -> Parameter:

@@ -1,0 +1,184 @@
+"""JSON Schemas and JSON values in the one form in which they are hashed, shown to a model, and answered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any, NewType, cast
+
+import jsonschema
+import jsonschema.exceptions
+from jsonschema.validators import validator_for
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
+
+Sha256 = NewType("Sha256", str)
+"""64 lower-case hexadecimal digits."""
+
+JsonSchema = dict[str, Any]
+
+
+def sha256_of(value: Any) -> Sha256:
+    """Return the SHA-256 of a JSON value in canonical form (sorted keys, no spaces, UTF-8)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return Sha256(hashlib.sha256(text.encode()).hexdigest())
+
+
+def compact_json(value: Any) -> str:
+    """Return a JSON value as text without spaces, keys in their own order."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def canonical_schema(schema: JsonSchema) -> JsonSchema:
+    """Return a JSON Schema without titles, with `$defs` inlined, `required` sorted, and the order of properties in `x-order`.
+
+    The order counts: prompts and answers follow it. Two schemas that demand the same are equal afterwards, whatever pydantic version wrote them.
+    A definition that refers to itself stays a `$ref`.
+    """
+    definitions: dict[str, Any] = schema.get("$defs", {})
+    recursive: dict[str, Any] = {}
+
+    def walk(node: Any, open_refs: tuple[str, ...]) -> Any:
+        if isinstance(node, list):
+            return [walk(item, open_refs) for item in cast(list[Any], node)]
+        if not isinstance(node, dict):
+            return node
+        node = cast(dict[str, Any], node)
+        if isinstance(ref := node.get("$ref"), str) and ref.startswith("#/$defs/"):
+            name = ref.removeprefix("#/$defs/")
+            if name not in definitions:
+                return node  # it points inside a definition: left as it stands
+            if name in open_refs:
+                recursive[name] = None
+                return {"$ref": ref}
+            inlined = walk(definitions[name], (*open_refs, name))
+            if name in recursive:
+                recursive[name] = inlined
+                inlined = {"$ref": ref}
+            rest = {key: walk(value, open_refs) for key, value in node.items() if key not in ("$ref", "title")}
+            return {**inlined, **rest}
+        out: dict[str, Any] = {}
+        for key, value in node.items():
+            if key == "$defs" or (key == "title" and isinstance(value, str)):
+                continue
+            if key == "properties":
+                out[key] = {name: walk(part, open_refs) for name, part in value.items()}
+                out["x-order"] = list(value)
+            elif key == "required":
+                out[key] = sorted(value)
+            elif key in ("enum", "const", "default", "examples"):
+                out[key] = value
+            else:
+                out[key] = walk(value, open_refs)
+        return out
+
+    plain = walk(schema, ())
+    return {**plain, "$defs": recursive} if recursive else plain
+
+
+def schema_text(schema: Any) -> str:
+    """Return a JSON Schema as a TypeScript type, which reads the same in a third of the tokens.
+
+    `{city: string, date?: string = "today", kind: "music"|"theater"}`: `?` may be left out, and then
+    means the default. Descriptions are left out: the full schema travels as the answer's schema
+    beside the messages.
+    """
+    return _type_text(canonical_schema(cast(JsonSchema, schema)) if isinstance(schema, dict) else schema)
+
+
+def _type_text(schema: Any) -> str:
+    if not isinstance(schema, dict):
+        return "any"
+    schema = cast(JsonSchema, schema)
+    if "enum" in schema:
+        return "|".join(compact_json(value) for value in schema["enum"])
+    if "const" in schema:
+        return compact_json(schema["const"])
+    for key in ("anyOf", "oneOf"):
+        if key in schema:
+            return "|".join(_type_text(part) for part in schema[key])
+    kind = schema.get("type", "object" if "properties" in schema else "any")
+    if isinstance(kind, list):
+        return "|".join(cast(list[str], kind))
+    if kind == "object":
+        if "properties" not in schema:
+            return "object"
+        required = set(schema.get("required", ()))
+        fields = (
+            f"{name}{'' if name in required else '?'}: {_type_text(part)}{_default_text(part)}"
+            for name, part in schema["properties"].items()
+        )
+        return "{" + ", ".join(fields) + "}"
+    if kind == "array":
+        item = _type_text(schema.get("items", {}))
+        return f"({item})[]" if "|" in item else f"{item}[]"
+    return str(kind)
+
+
+def _default_text(schema: Any) -> str:
+    default = cast(JsonSchema, schema).get("default") if isinstance(schema, dict) else None
+    return "" if default is None else f" = {compact_json(default)}"
+
+
+def ordered(value: Any, schema: Any, definitions: JsonSchema) -> Any:
+    """Return a JSON value with the keys of its objects in the order of their schema, unknown ones last."""
+    if not isinstance(schema, dict):
+        return value
+    schema = cast(JsonSchema, schema)
+    if isinstance(ref := schema.get("$ref"), str):
+        return ordered(value, definitions.get(ref.removeprefix("#/$defs/")), definitions)
+    if isinstance(value, list):
+        return [ordered(item, schema.get("items"), definitions) for item in cast(list[Any], value)]
+    if not isinstance(value, dict):
+        return value
+    value = cast(dict[str, Any], value)
+    properties = cast(JsonSchema, schema.get("properties", {}))
+    if not properties:  # a union: the member whose properties the value has
+        members: list[JsonSchema] = [
+            _member(m, definitions) for m in (*schema.get("anyOf", ()), *schema.get("oneOf", ()))
+        ]
+        fitting = (m for m in members if value.keys() <= m.get("properties", {}).keys())
+        properties = cast(JsonSchema, next(fitting, cast(JsonSchema, {})).get("properties", {}))
+    keys = [key for key in properties if key in value] + [key for key in value if key not in properties]
+    return {key: ordered(value[key], properties.get(key), definitions) for key in keys}
+
+
+def _member(schema: JsonSchema, definitions: JsonSchema) -> JsonSchema:
+    ref = schema.get("$ref")
+    return definitions.get(ref.removeprefix("#/$defs/"), {}) if isinstance(ref, str) else schema
+
+
+def check_schema(schema: JsonSchema) -> None:
+    """Refuse what is no JSON Schema (2020-12 unless its `$schema` says otherwise).
+
+    Raises:
+        jsonschema.SchemaError: it is none.
+        referencing.exceptions.Unresolvable: a `$ref` leads elsewhere or nowhere.
+    """
+    validator_for(schema, jsonschema.Draft202012Validator).check_schema(schema)
+    resolver = Registry[Any]().with_resource("", DRAFT202012.create_resource(schema)).resolver()
+    nodes: list[Any] = [schema]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):
+            entries = cast(dict[str, Any], node)
+            if isinstance(ref := entries.get("$ref"), str):
+                resolver.lookup(ref)
+            nodes += entries.values()
+        elif isinstance(node, list):
+            nodes += cast(list[Any], node)
+
+
+def worst_error(value: Any, schema: JsonSchema) -> jsonschema.ValidationError | None:
+    """Return the most telling error of a value under a schema, None where it is valid."""
+    form = cast(Any, validator_for(schema, jsonschema.Draft202012Validator))
+    best_match = cast(Callable[..., jsonschema.ValidationError | None], vars(jsonschema.exceptions)["best_match"])
+    return best_match(form(schema, registry=Registry[Any]()).iter_errors(value))
+
+
+def is_object(schema: JsonSchema) -> bool:
+    """Return whether every value of a schema is an object."""
+    if isinstance(ref := schema.get("$ref"), str):
+        return is_object(schema.get("$defs", {}).get(ref.removeprefix("#/$defs/"), {}))
+    return schema.get("type") == "object"
