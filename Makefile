@@ -36,10 +36,11 @@ check: $(VENV)/.dev ## Format, lint and types, without tests
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.dev ## Measurements against named peers (an hour; makes environments under .bench)
+bench: $(VENV)/.dev ## Measurements against named peers, after `make demo` (an hour; makes environments under .bench)
 	@$(BIN)/python tests/bench/call_cost/run.py
 	@$(BIN)/python tests/bench/call_cost/concurrency.py
-	@$(BIN)/python tests/bench/vllm_adapters.py
+	@$(BIN)/python -m tests.bench.parity
+	@$(BIN)/python -m tests.bench.vllm_adapters
 	@$(BIN)/python -m examples.loan_clerk.study
 
 docs: $(VENV)/.dev ## Run the snippets of README and docs, and write the outputs they show

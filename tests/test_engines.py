@@ -1,0 +1,110 @@
+"""Engines that cannot answer: the call goes down its chain and says why; nothing else breaks."""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+
+from hetero_agents import Slot, slot
+from hetero_agents.bindings import SpecialistId, Workspace
+from hetero_agents.slots import App, registry
+from hetero_agents.testing import MemoryVault
+
+from .support import lock_entry, write_workspace
+
+HALF = (
+    b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"id": "x", "choices": [{"mess'
+)
+
+Open = Callable[[str], tuple[App, Slot[..., str]]]
+
+
+@pytest.fixture
+def dying_server() -> Generator[str]:
+    """A server that ends each connection in the middle of its answer."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(65536)
+                connection.sendall(HALF)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join()
+
+
+@pytest.fixture
+def open_desk(tmp_path: Path) -> Generator[Open]:
+    """Opens a workspace whose small model is given and whose large one is an answer key, both on real engines."""
+    opened: list[App] = []
+
+    def open_(small: str) -> tuple[App, Slot[..., str]]:
+        @slot(name="engines.classify", tier="slm")
+        async def classify(message: str) -> str: ...
+
+        toml = f"""\
+[models]
+small = {small}
+big = "replay:answers.jsonl"
+[tiers]
+llm = {{ model = "big" }}
+slm = {{ model = "small", fallback = ["big"] }}
+"""
+        root = write_workspace(tmp_path, toml)
+        line = {"slot": classify.id, "input": {"message": "broken"}, "output": "refund"}
+        (root / "answers.jsonl").write_text(json.dumps(line))
+        app = App.of(Workspace(root), MemoryVault())
+        opened.append(app)
+        registry.use(app)
+        return app, classify
+
+    yield open_
+    for app in opened:
+        app.close()
+
+
+def test_an_engine_that_dies_in_mid_call_hands_it_to_the_next(dying_server: str, open_desk: Open) -> None:
+    _, classify = open_desk(f'{{ model = "vllm:tiny", base_url = "{dying_server}" }}')
+    result = asyncio.run(classify.run("broken"))
+    assert (result.output, result.route.decision) == ("refund", "escalated")
+    assert (result.route.reason or "").startswith("small: ")
+
+
+def test_a_server_that_is_not_there_hands_the_call_to_the_next(open_desk: Open) -> None:
+    app, classify = open_desk('{ model = "vllm:tiny", base_url = "http://127.0.0.1:9/v1" }')
+    assert asyncio.run(classify.run("broken")).output == "refund"
+    specialist_id = SpecialistId("engines.classify@1")
+    (app.workspace.root / "adapters/1").mkdir(parents=True)
+    (app.workspace.root / "adapters/1/adapter_model.safetensors").touch()
+    entry = lock_entry(classify.id, classify.contract.sha256).model_copy(
+        update={
+            "base": "vllm:tiny",
+            "adapter_sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        }
+    )
+    app.workspace.add_specialist(specialist_id, entry)
+    app.workspace.activate(classify.id, specialist_id)
+    result = asyncio.run(classify.run("broken"))
+    assert result.output == "refund"
+    assert "The vLLM server at http://127.0.0.1:9/v1 does not answer" in (result.route.reason or "")
+
+
+def test_weights_that_llama_cpp_cannot_read_hand_the_call_to_the_next(open_desk: Open, tmp_path: Path) -> None:
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(100))
+    _, classify = open_desk('"local:broken.gguf"')
+    result = asyncio.run(classify.run("broken"))
+    assert result.output == "refund"
+    assert "llama.cpp cannot load broken.gguf" in (result.route.reason or "")
