@@ -49,8 +49,8 @@ AGENT_RUNS = 6
 
 GOALS = {"desk.choose": 0.85, "desk.fill": 0.50}
 SLOTS: dict[str, tuple[Slot[..., Any], Recipe]] = {
-    "desk.choose": (agents.choose, Recipe(epochs=2.0, max_length=256)),
-    "desk.fill": (agents.fill, Recipe(epochs=2.0, max_length=320)),
+    "desk.choose": (agents.choose, Recipe(epochs=1.8, max_length=256)),
+    "desk.fill": (agents.fill, Recipe(epochs=1.8, max_length=320)),
 }
 
 
@@ -200,7 +200,11 @@ async def _kept_runs(
         and len(kept["runs"]["ok"]) == len(items)
     ):
         return Runs(**kept["runs"])
-    gate, ok, seconds = asyncio.Semaphore(AT_ONCE if name == "llm_run" else 1), dict[str, bool](), list[float]()
+    gate, ok, seconds = (
+        asyncio.Semaphore(AT_ONCE if name == "llm_run" else SERVER_SLOTS),
+        dict[str, bool](),
+        list[float](),
+    )
 
     async def one(item: Item) -> None:
         async with gate:
