@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from hetero_agents import Slot
-from hetero_agents.contract import sha256_of
 from hetero_agents.distill.train import chat_of, load_base
 from hetero_agents.engines import Endpoint
 from hetero_agents.engines.adapter import adapter_to_gguf
@@ -172,10 +171,3 @@ def _noisy(adapter: Path, folder: Path, seed: int, weights: Weights) -> Path:
     shutil.copyfile(adapter / "adapter_config.json", folder / "adapter_config.json")
     adapter_to_gguf(folder, fetch_weights(weights), folder / "adapter.gguf")
     return folder / "adapter.gguf"
-
-
-def digest(path: Path) -> str:
-    """Hash of an adapter's tensors."""
-    from safetensors.torch import load_file
-
-    return sha256_of({name: tensor.flatten()[:64].tolist() for name, tensor in load_file(path).items()})

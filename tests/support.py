@@ -127,5 +127,5 @@ def in_processes(work: Callable[..., None], *arguments: tuple[object, ...]) -> N
         for process in processes:
             process.start()
     for process in processes:
-        process.join(30)
+        process.join(120)
     assert [process.exitcode for process in processes] == [0] * len(processes)

@@ -7,10 +7,11 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from examples.tool_desk.desk import choose, fill
@@ -25,7 +26,7 @@ from hetero_agents.engines.adapter import adapter_to_gguf
 from hetero_agents.engines.catalog import fetch_weights, find_weights
 from hetero_agents.routing import attempt
 from hetero_agents.slots import App, registry
-from tests.parity import digest, measure
+from tests.parity import measure
 
 pytestmark = pytest.mark.model
 
@@ -194,29 +195,35 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path) -> 
     recipe = Recipe(epochs=2, batch_size=4, top_layers=0.1)
     seen: list[int] = []
 
-    async def training(folder: Path, stop_at: int) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-
+    async def training(name: str, end: Callable[[], object], at: int = 8) -> None:
         def progress(done: int, total: int) -> None:
             seen.append(done)
-            if done == stop_at:
-                task.cancel()
+            if done == at:
+                end()
 
-        await train_aside(WEIGHTS, texts, recipe, folder, progress)
+        folder = tmp_path / name
+        await train_aside(WEIGHTS, texts, recipe, folder, progress, checkpoint_seconds=0.0)
 
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    whole.mkdir()
-    broken.mkdir()
-    asyncio.run(training(whole, 0))
-    with pytest.raises(asyncio.CancelledError):
-        asyncio.run(training(broken, 8))
-    assert (broken / "checkpoint.pt").exists()
-    seen.clear()
-    asyncio.run(training(broken, 0))
-    assert seen[0] > 8, "it went on where it was stopped"
-    files = [folder / "adapter" / "adapter_model.safetensors" for folder in (whole, broken)]
-    assert digest(files[0]) == digest(files[1])
+    def cancel() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    def kill() -> None:
+        for child in psutil.Process().children():
+            child.kill()
+
+    adapter = Path("adapter", "adapter_model.safetensors")
+    for name in ("whole", "cancelled", "killed"):
+        (tmp_path / name).mkdir()
+    asyncio.run(training("whole", lambda: None))
+    for name, end, error in (("cancelled", cancel, asyncio.CancelledError), ("killed", kill, DistillError)):
+        with pytest.raises(error):
+            asyncio.run(training(name, end))
+        seen.clear()
+        asyncio.run(training(name, lambda: None))
+        assert seen[0] > 4, "it went on where it was ended"
+        assert (tmp_path / name / adapter).read_bytes() == (tmp_path / "whole" / adapter).read_bytes()
 
 
 def test_the_grammar_lets_through_exactly_the_form_that_is_trained(loop: Loop) -> None:

@@ -1,14 +1,19 @@
 """Training in a process of its own: what its end means to who waits for it."""
 
 import asyncio
+import json
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hetero_agents.distill import Recipe, worker
 from hetero_agents.distill.train import Trained
 from hetero_agents.engines.catalog import catalog
-from hetero_agents.errors import DistillError, UserError
+from hetero_agents.errors import DistillError, MissingExtraError
 
 WEIGHTS = catalog()["smollm2-135m-instruct"]
 
@@ -47,8 +52,8 @@ def test_lines_become_progress_and_a_result(tmp_path: Path, monkeypatch: pytest.
         ("cat > /dev/null; exit 130", DistillError, "the same command goes on"),
         ("echo 'OSError: no space' >&2; exit 1", DistillError, "ended with status 1: OSError: no space"),
         ("exit 0", DistillError, "ended with status 0: without a word"),
-        ('echo \'{"error": "No example fits.", "user": false}\'', DistillError, "No example fits."),
-        ('echo \'{"error": "Install it.", "user": true}\'', UserError, "Install it."),
+        ('echo \'{"error": "No example fits.", "kind": "DistillError"}\'', DistillError, "No example fits."),
+        ('echo \'{"error": "Install it.", "kind": "MissingExtraError"}\'', MissingExtraError, "^Install it.$"),
     ],
 )
 def test_another_end_is_an_error_in_a_sentence(
@@ -56,6 +61,63 @@ def test_another_end_is_an_error_in_a_sentence(
 ) -> None:
     with pytest.raises(error, match=sentence):
         run(script, tmp_path, monkeypatch)
+
+
+def test_what_the_process_printed_is_a_note_on_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DistillError) as caught:
+        run("echo first >&2; echo last >&2; exit 1", tmp_path, monkeypatch)
+    assert caught.value.__notes__ == ["first\nlast"]
+
+
+WITH_ANOTHER_TRAINING = """
+import os, signal, sys
+import hetero_agents.distill.worker as worker
+from hetero_agents.errors import DistillError
+from hetero_agents.distill.train import Trained
+
+def train(weights, texts, recipe, folder, progress, checkpoint_seconds):
+    print("a library talks")
+    os.system("echo a program talks")
+    progress(1, 2)
+    if texts[0][1] == "fail":
+        raise DistillError("No example fits.")
+    if texts[0][1] == "stop":
+        os.kill(os.getpid(), signal.SIGTERM)
+    progress(2, 2)
+    return Trained(1, 0.5, [(1, 0.25)], 3, 0)
+
+worker.train_lora = train
+raise SystemExit(worker.main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "last"),
+    [
+        ("yes", 0, '{"examples": 1, "seconds": 0.5, "losses": [[1, 0.25]], "longest_answer": 3, "left_out": 0}'),
+        ("fail", 1, '{"error": "No example fits.", "kind": "DistillError"}'),
+        ("stop", worker.STOPPED, '{"done": 1, "total": 2}'),
+    ],
+)
+def test_the_process_prints_its_lines_and_nothing_else(answer: str, status: int, last: str, tmp_path: Path) -> None:
+    job: dict[str, Any] = {
+        "weights": asdict(WEIGHTS),
+        "texts": [[[], answer]],
+        "recipe": asdict(Recipe()),
+        "folder": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_ANOTHER_TRAINING],
+        input=json.dumps(job | {"checkpoint_seconds": 30.0}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == '{"done": 1, "total": 2}'
+    assert lines[-1] == last
 
 
 def test_cancelling_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

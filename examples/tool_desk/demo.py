@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from hetero_agents import HeteroError, Slot, UserError, code_agent, flush, workflow_outcome
-from hetero_agents.bindings import Score, Workspace
+from hetero_agents.bindings import ModelConfig, Score, Workspace
 from hetero_agents.bindings.lock import write_atomically
 from hetero_agents.cli import common
 from hetero_agents.contract import compact_json, sha256_of
 from hetero_agents.distill import Distilled, Recipe, distill, paired_difference, wilson
 from hetero_agents.distill.curate import Example
-from hetero_agents.distill.evaluate import plain_code
+from hetero_agents.distill.evaluate import Prediction, plain_code, predict
 from hetero_agents.distill.train import chat_of, load_tokenizer
 from hetero_agents.engines import SERVER_SLOTS
 from hetero_agents.engines.catalog import fetch_weights, find_weights
@@ -82,13 +82,21 @@ async def one_run(item: Item, agency: str) -> bool:
 def main(*, llm: str | None, train_on_outputs: bool, fresh: bool, as_json: bool) -> None:
     """Run the demo and print its table, or with `as_json` its report."""
     llm = _which_llm(llm, train_on_outputs)
-    if fresh:
-        shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    clock = _Clock(FOLDER / "seconds.json")
-    with clock.phase("downloads"), common.fetch_progress() as progress:
+    started = time.perf_counter()
+    with common.fetch_progress() as progress:
         items = load_items(progress)
         fetch_weights(find_weights(WEIGHTS), progress)
+    fetched = time.perf_counter() - started
+    work = sha256_of([[slot.contract.sha256 for slot, _ in SLOTS.values()], list(answer_lines(items))])
+    stamp = FOLDER / "work.sha256"
+    if fresh or (FOLDER.exists() and (not stamp.exists() or stamp.read_text() != work)):
+        if not fresh:
+            common.err.print(f"The work in {FOLDER} is of another version: the demo begins again.")
+        shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    write_atomically(stamp, work.encode())
+    clock = _Clock(FOLDER / "seconds.json")
+    clock.note("downloads", fetched)
     _write_workspace(llm, items)
     registry.use(App.of(Workspace(FOLDER)))
     report, predictions = asyncio.run(_loop(items, llm, clock))
@@ -130,7 +138,7 @@ def _write_workspace(llm: str, items: Sequence[Item]) -> None:
 async def _loop(items: Sequence[Item], llm: str, clock: _Clock) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     seen = [item for item in items if not item.unseen]
     with common.step_progress() as progress:
-        before = await _kept_runs("llm_run", seen, "code", {"llm": llm}, clock, progress)
+        before = await _kept_runs("llm_run", seen, "code", {"llm": llm}, clock, progress, at_once=AT_ONCE)
         made: dict[str, Distilled] = {}
         for name, (slot, recipe) in SLOTS.items():
             with clock.phase(f"distill {name}"):
@@ -146,8 +154,10 @@ async def _loop(items: Sequence[Item], llm: str, clock: _Clock) -> tuple[dict[st
         after = await _kept_runs("held_out", held_out[:CODE_RUNS], "code", specialists, clock, progress)
         as_agent = await _kept_runs("held_out_agent", held_out[:AGENT_RUNS], "agent", specialists, clock, progress)
         unseen = [item for item in items if item.unseen]
-        unseen_lines = await _unseen_tools(unseen, specialists, clock, progress)
-    predictions = [line for name, d in made.items() for line in _lines(name, d, items)]
+        unseen_lines = await _unseen_tools(unseen, made, specialists, clock, progress)
+    predictions = [
+        _line(name, p, known) for name, d in made.items() for known in [_by_input(name, items)] for p in d.predictions
+    ]
     report = {
         "teacher_kind": "answer key" if llm == ANSWER_KEY else llm,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -190,7 +200,13 @@ async def _loop(items: Sequence[Item], llm: str, clock: _Clock) -> tuple[dict[st
 
 
 async def _kept_runs(
-    name: str, items: Sequence[Item], agency: str, made_by: dict[str, Any], clock: _Clock, progress: Any
+    name: str,
+    items: Sequence[Item],
+    agency: str,
+    made_by: dict[str, Any],
+    clock: _Clock,
+    progress: Any,
+    at_once: int = SERVER_SLOTS,
 ) -> Runs:
     """Run the desk on items, or give what an earlier run of the demo with the same models kept."""
     note = FOLDER / f"{name}.json"
@@ -201,7 +217,7 @@ async def _kept_runs(
     ):
         return Runs(**kept["runs"])
     gate, ok, seconds = (
-        asyncio.Semaphore(AT_ONCE if name == "llm_run" else SERVER_SLOTS),
+        asyncio.Semaphore(at_once),
         dict[str, bool](),
         list[float](),
     )
@@ -227,40 +243,28 @@ async def _kept_runs(
 
 
 async def _unseen_tools(
-    items: Sequence[Item], made_by: dict[str, Any], clock: _Clock, progress: Any
+    items: Sequence[Item], made: dict[str, Distilled], made_by: dict[str, Any], clock: _Clock, progress: Any
 ) -> list[dict[str, Any]]:
-    """Each slot alone on the tools that no specialist was trained on."""
+    """Each specialist alone on the tools that it was not trained on; nothing of it is logged, so nothing is trained on it later."""
     note = FOLDER / "unseen.json"
     if note.exists() and (kept := json.loads(note.read_text()))["made_by"] == made_by:
         return kept["lines"]
     lines: list[dict[str, Any]] = []
-    gate = asyncio.Semaphore(SERVER_SLOTS)
-
-    async def one(item: Item, name: str, arguments: dict[str, Any], target: Any) -> None:
-        line = {"phase": "unseen_tools", "slot": name, "item": item.id, "input": arguments, "target": target}
-        slot, _ = SLOTS[name]
-        async with gate:  # several at once, so they are not timed
-            try:
-                result = await slot.run(**arguments)
-            except HeteroError as error:
-                found = {"output": None, "right": False, "model": "none", "route": str(error), "prompt_tokens": None}
-            else:
-                found = {
-                    "output": result.output,
-                    "right": _right(name, result.output, item) and result.route.specialist is not None,
-                    "model": result.model,
-                    "route": result.route.decision,
-                    "prompt_tokens": result.usage.input_tokens,
-                }
-        lines.append({**line, **found, "seconds": None})
-        progress("unseen_tools", len(lines), len(SLOTS) * len(items))
-
     with clock.phase("unseen_tools"):
-        choosing = (one(i, "desk.choose", {"request": i.request, "tools": list(i.tools)}, i.tool) for i in items)
-        filling = (
-            one(i, "desk.fill", {"request": i.request, "parameters": i.tools[i.tool]}, i.arguments) for i in items
-        )
-        await asyncio.gather(*choosing, *filling)
+        for name, distilled in made.items():
+            endpoint = await registry.app.engines.specialist(
+                distilled.specialist_id, distilled.specialist, ModelConfig(model=distilled.specialist.base)
+            )
+            contract, known = SLOTS[name][0].contract, _by_input(name, items)
+            examples = [
+                Example(sha256_of(values), values, target, "", False, "", "")
+                for item in items
+                for values, target in [_call(name, item)]
+            ]
+            asked = predict("unseen_tools", endpoint, contract, examples, at_once=SERVER_SLOTS)
+            async for p in asked:
+                lines.append(_line(name, p, known))
+                progress("unseen_tools", len(lines), len(made) * len(items))
     write_atomically(note, json.dumps({"made_by": made_by, "lines": lines}, ensure_ascii=False).encode())
     return lines
 
@@ -272,39 +276,40 @@ def _right(slot: str, output: Any, item: Item) -> bool:
     return output == item.tool if slot == "desk.choose" else item.accepts(output)
 
 
-def _key(slot: str, values: dict[str, Any]) -> str:
-    return compact_json([values["request"], values["tools"] if slot == "desk.choose" else values["parameters"]])
+def _call(slot: str, item: Item) -> tuple[dict[str, Any], Any]:
+    """The input and the answer key's answer of a slot's call for an item."""
+    if slot == "desk.choose":
+        return {"request": item.request, "tools": list(item.tools)}, item.tool
+    return {"request": item.request, "parameters": item.tools[item.tool]}, item.arguments
 
 
 def _by_input(slot: str, items: Sequence[Item]) -> dict[str, Item]:
-    return {_key(slot, {"request": i.request, "tools": list(i.tools), "parameters": i.tools[i.tool]}): i for i in items}
+    return {compact_json(_call(slot, item)[0]): item for item in items}
 
 
 def _items_of_part(made: Distilled, items: Sequence[Item], part: Any) -> list[Item]:
     slot = made.specialist.slot
     known = _by_input(slot, items)
-    return [known[_key(slot, example.input)] for example in made.dataset.parts[part]]
+    return [known[compact_json(example.input)] for example in made.dataset.parts[part]]
 
 
-def _lines(slot: str, made: Distilled, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
-    known = _by_input(slot, items)
-    for p in made.predictions:
-        item = known[_key(slot, p.input)]
-        phase = "plain_code" if p.model == "plain code" else p.phase
-        yield {
-            "phase": phase,
-            "slot": slot,
-            "item": item.id,
-            "input": p.input,
-            "output": p.output,
-            "target": p.target,
-            "right": p.valid and _right(slot, p.output, item),
-            "valid": p.valid,
-            "model": p.phase if phase == "plain_code" else p.model,
-            "route": "direct",
-            "prompt_tokens": p.prompt_tokens,
-            "seconds": p.seconds,
-        }
+def _line(slot: str, p: Prediction, known: dict[str, Item]) -> dict[str, Any]:
+    item = known[compact_json(p.input)]
+    phase = "plain_code" if p.model == "plain code" else p.phase
+    return {
+        "phase": phase,
+        "slot": slot,
+        "item": item.id,
+        "input": p.input,
+        "output": p.output,
+        "target": p.target,
+        "right": p.valid and _right(slot, p.output, item),
+        "valid": p.valid,
+        "model": p.phase if phase == "plain_code" else p.model,
+        "route": "direct",
+        "prompt_tokens": p.prompt_tokens,
+        "seconds": p.seconds,
+    }
 
 
 def _slot_report(
@@ -421,6 +426,9 @@ class _Clock:
     def phase(self, name: str) -> Generator[None]:
         started = time.perf_counter()
         yield
-        spent = round(time.perf_counter() - started, 1)
-        self.seconds[name] = max(spent, self.seconds.get(name, 0.0))
+        self.note(name, time.perf_counter() - started)
+
+    def note(self, name: str, seconds: float) -> None:
+        """Keep a phase's time; a later, shorter one only used what was made."""
+        self.seconds[name] = max(round(seconds, 1), self.seconds.get(name, 0.0))
         write_atomically(self._path, json.dumps(self.seconds).encode())

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ async def predict(
     *,
     shots: Sequence[Example] = (),
     at_once: int = 1,
-) -> AsyncIterator[Prediction]:
+) -> AsyncGenerator[Prediction]:
     """Give a model's answers.
 
     Args:
@@ -142,7 +142,7 @@ async def predict(
             seconds,
         )
 
-    asked: set[asyncio.Task[Prediction]] = set()
+    asked, answered = set[asyncio.Task[Prediction]](), set[asyncio.Task[Prediction]]()
     waiting = list(reversed(examples))
     try:
         while asked or waiting:
@@ -154,6 +154,14 @@ async def predict(
     finally:
         for task in asked:
             task.cancel()
+        await asyncio.gather(*asked, *answered, return_exceptions=True)
+
+
+def in_order(predictions: Sequence[Prediction], examples: Sequence[Example]) -> list[Prediction]:
+    """Return predictions contestant by contestant, each in the examples' order, so that they can be paired by position."""
+    place = {example.key: number for number, example in enumerate(examples)}
+    phases = {phase: number for number, phase in enumerate(dict.fromkeys(p.phase for p in predictions))}
+    return sorted(predictions, key=lambda p: (phases[p.phase], place[p.key]))
 
 
 def few_shot(contract: Contract, shots: Sequence[Example]) -> list[ModelMessage]:

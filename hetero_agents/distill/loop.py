@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from ..errors import ConfigError, DistillError
 from ..slots import App, Slot
 from ..spans import calls_of
 from .curate import Dataset, Example, curate
-from .evaluate import FIVE, TIMED, Prediction, plain_code, predict, prediction_line, read_predictions, score
+from .evaluate import FIVE, TIMED, Prediction, in_order, plain_code, predict, prediction_line, read_predictions, score
 from .train import Recipe, Text, Trained, chat_of
 from .worker import train_aside
 
@@ -37,7 +38,7 @@ class Distilled:
     specialist_id: SpecialistId
     specialist: Specialist
     predictions: list[Prediction]
-    """Every contestant's answers on the test part."""
+    """Every contestant's answers on the test part, contestant by contestant, each in the test part's order."""
     dataset: Dataset
     trained: Trained
     reused: bool
@@ -79,8 +80,8 @@ async def distill(
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "dataset.json", dataset.to_json().encode())
 
-    trained = await _train(weights, dataset, contract, recipe, folder, progress)
     gguf = fetch_weights(weights)
+    trained = await _train(weights, dataset, contract, recipe, folder, progress)
     if not (folder / "adapter" / "adapter.gguf").exists():
         await asyncio.to_thread(adapter_to_gguf, folder / "adapter", gguf, folder / "adapter" / "adapter.gguf")
 
@@ -111,6 +112,7 @@ async def distill(
         )
     )
     predictions = [p async for p in _evaluate(app, slot, dataset, config, specialist_id, specialist, folder, progress)]
+    predictions = in_order(predictions, dataset.parts["test"])
     if not existing:
         specialist = specialist.model_copy(update={"scores": _scores(predictions)})
         app.workspace.add_specialist(specialist_id, specialist)
@@ -196,15 +198,21 @@ async def _evaluate(
             count += len(kept)
             missing = [example for example in test if (phase, example.key) not in done]
             timed = max(0, timed - len(kept))
+            if timed:  # the engine's start is not the time of a call
+                async with aclosing(predict(phase, endpoint, contract, missing[:1])) as first:
+                    async for _ in first:
+                        pass
             # Those that go together are sorted: like prompts after each other, for the prompt cache.
             together = sorted(missing[timed:], key=lambda e: str(contract.messages(contract.load(e.input))))
             for examples, at_once in ((missing[:timed], 1), (together, SERVER_SLOTS)):
-                async for prediction in predict(phase, endpoint, contract, examples, shots=shots, at_once=at_once):
-                    file.write(prediction_line(prediction))
-                    file.flush()
-                    count += 1
-                    progress(f"evaluate {phase}", count, total)
-                    yield prediction
+                asked = predict(phase, endpoint, contract, examples, shots=shots, at_once=at_once)
+                async with aclosing(asked):
+                    async for prediction in asked:
+                        file.write(prediction_line(prediction))
+                        file.flush()
+                        count += 1
+                        progress(f"evaluate {phase}", count, total)
+                        yield prediction
 
 
 def _scores(predictions: Sequence[Prediction]) -> dict[str, Score]:

@@ -1,4 +1,4 @@
-"""Step S5 in a process of its own: `python -m hetero_agents.distill.worker`, a job on standard input.
+"""Step S5 in a process of its own, with its job on standard input.
 
 What training takes of memory is given back when it ends, and its threads do not slow the engine that
 measures afterwards. The job and what comes back are lines of JSON; content touches no further file.
@@ -16,14 +16,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .. import errors
 from ..engines.catalog import Weights
-from ..errors import DistillError, HeteroError, UserError
-from .train import Progress, Recipe, Text, Trained, train_lora
+from ..errors import DistillError, HeteroError
+from .train import CHECKPOINT_SECONDS, Progress, Recipe, Text, Trained, train_lora
 
 STOPPED = 130
 """Exit status of a training that was stopped after its checkpoint was written."""
 
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 """glibc keeps freed memory: handing it back after each batch and taking it again costs a tenth of the time (mallopt(3))."""
 
 LINE_LIMIT = 64 * 1024 * 1024
@@ -31,16 +32,28 @@ LINE_LIMIT = 64 * 1024 * 1024
 
 
 async def train_aside(
-    weights: Weights, texts: Sequence[Text], recipe: Recipe, folder: Path, progress: Progress
+    weights: Weights,
+    texts: Sequence[Text],
+    recipe: Recipe,
+    folder: Path,
+    progress: Progress,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Trained:
     """Run `train_lora` in a process of its own; cancelling stops it after its checkpoint.
 
-    Args and errors: as `train_lora`.
+    Args: as `train_lora`.
+
+    Raises:
+        HeteroError: what `train_lora` raises.
+        DistillError: the process ended in another way; what it printed is a note on the error.
     """
-    job = {"weights": asdict(weights), "texts": texts, "recipe": asdict(recipe), "folder": str(folder)}
+    job: dict[str, Any] = {"weights": asdict(weights), "texts": texts, "recipe": asdict(recipe), "folder": str(folder)}
+    job["checkpoint_seconds"] = checkpoint_seconds
+    # Not `-m`, for which the package has imported this module before it runs; and without the working directory on the path.
+    program = f"from {__name__} import main; raise SystemExit(main())"
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", __name__),
+        *(sys.executable, "-P", "-c", program),
         stdin=pipe,
         stdout=pipe,
         stderr=pipe,
@@ -48,7 +61,7 @@ async def train_aside(
         env=os.environ | KEEP_MEMORY,
     )
     assert process.stdin and process.stdout and process.stderr
-    errors = asyncio.create_task(process.stderr.read())
+    printed = asyncio.create_task(process.stderr.read())
     trained: Trained | None = None
     try:
         process.stdin.write(json.dumps(job).encode())
@@ -57,13 +70,14 @@ async def train_aside(
             match json.loads(line):
                 case {"done": done, "total": total}:
                     progress(done, total)
-                case {"error": sentence, "user": user}:
-                    raise (UserError if user else DistillError)(sentence)
+                case {"error": sentence, "kind": kind}:
+                    cls: type[HeteroError] = vars(errors)[kind]
+                    raise cls.__new__(cls, sentence)  # without its __init__, which made the sentence
                 case values:
                     trained = Trained.from_json(values)
         status = await process.wait()
         if trained is None:
-            raise DistillError(_end_text(status, (await errors).decode(errors="replace")))
+            raise _ended(status, (await printed).decode(errors="replace").strip())
         return trained
     finally:
         if process.returncode is None:
@@ -72,31 +86,44 @@ async def train_aside(
                 await process.wait()
             except asyncio.CancelledError:  # asked a second time: without the checkpoint
                 process.kill()
+                await process.wait()
                 raise
-        await errors
+        await printed
 
 
-def _end_text(status: int, errors: str) -> str:
+def _ended(status: int, printed: str) -> DistillError:
     if status == STOPPED:
-        return "The training was stopped; its checkpoint is kept, so the same command goes on."
+        return DistillError("The training was stopped; its checkpoint is kept, so the same command goes on.")
     if status == -signal.SIGKILL:
-        return "The training was killed, which is what happens when memory runs out; its last checkpoint is kept."
-    last = errors.strip().splitlines()[-1:] or ["without a word"]
-    return f"The training ended with status {status}: {last[0]}"
+        return DistillError(
+            "The training was killed, which is what happens when memory runs out; its last checkpoint is kept."
+        )
+    last = printed.splitlines()[-1:] or ["without a word"]
+    error = DistillError(f"The training ended with status {status}: {last[0]}")
+    error.add_note(printed)
+    return error
 
 
 def main() -> int:
     """Train as the job on standard input says."""
-    stopping: list[int] = []
+    steps, stopping = list[int](), list[int]()
+
+    def stop(number: int, frame: object) -> None:
+        stopping.append(number)
+        if not steps:  # nothing is trained yet, so there is nothing to keep
+            os._exit(STOPPED)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: stopping.append(number))
+        signal.signal(number, stop)
     # Only our lines may stand on standard output, whatever a library prints.
-    lines, sys.stdout = sys.stdout, sys.stderr
+    lines = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
 
     def say(value: dict[str, Any]) -> None:
         print(json.dumps(value), file=lines, flush=True)
 
     def progress(done: int, total: int) -> None:
+        steps.append(done)
         if stopping:
             raise InterruptedError
         say({"done": done, "total": total})  # raises where the parent is gone, and so ends the training
@@ -104,15 +131,18 @@ def main() -> int:
     job = json.loads(sys.stdin.read())
     texts: list[Text] = [(chat, answer) for chat, answer in job["texts"]]
     try:
-        trained = train_lora(Weights(**job["weights"]), texts, Recipe(**job["recipe"]), Path(job["folder"]), progress)
+        trained = train_lora(
+            Weights(**job["weights"]),
+            texts,
+            Recipe(**job["recipe"]),
+            Path(job["folder"]),
+            progress,
+            job["checkpoint_seconds"],
+        )
     except InterruptedError:
         return STOPPED
     except HeteroError as error:
-        say({"error": str(error), "user": isinstance(error, UserError)})
+        say({"error": str(error), "kind": type(error).__name__})
         return 1
     say(asdict(trained))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
