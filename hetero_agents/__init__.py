@@ -51,12 +51,12 @@ __all__ = [
 
 
 def flush(timeout: float = 30.0) -> bool:
-    """Wait until every span of this process is stored and sent.
+    """Wait until every span of this process is stored, and handed to OTLP where that is on.
 
     Args:
         timeout: seconds to wait at most.
 
     Returns:
-        False if that took longer.
+        False if that took longer, or if spans were lost since the last flush (the log says why).
     """
     return registry.opened is None or registry.opened.tracing.flush(timeout)

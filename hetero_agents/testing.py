@@ -57,9 +57,12 @@ class MemoryVault(Vault):
         """Keep feedback."""
         self.said.append(feedback)
 
-    def feedback(self) -> list[Feedback]:
-        """Return all feedback."""
-        return list(self.said)
+    def feedback(self, trace: str | None = None) -> list[Feedback]:
+        """Return all feedback, or that on one trace."""
+        return [said for said in self.said if trace in (None, said.trace_id)]
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 @dataclass

@@ -17,6 +17,7 @@ from hetero_agents.slots import registry
 from hetero_agents.spans import SqliteVault
 
 from .support import lock_entry, write_workspace
+from .test_vault import span
 
 TOML = """\
 [app]
@@ -177,6 +178,20 @@ def test_init_overwrites_nothing(hetero: Hetero, tmp_path: Path, name: str) -> N
 # -- run -------------------------------------------------------------------------------------------
 
 
+def test_a_run_names_its_own_trace_while_others_write(desk: Hetero, tmp_path: Path) -> None:
+    """Another process's span that is newer stands in the vault when the run ends."""
+    later = span("f" * 32, 2**62)
+    (tmp_path / "clidesk.py").write_text(
+        f"from hetero_agents import registry\n{MODULE}".replace(
+            "async def triage(message: str) -> str:\n",
+            f"async def triage(message: str) -> str:\n    registry.app.vault.write([{later!r}])\n",
+        )
+    )
+    trace = desk("run", "clidesk.triage", "x", "--json").json["trace"]
+    assert trace != later["trace_id"]
+    assert desk("traces", trace, "--json").json["spans"][0]["name"] == "invoke_workflow clidesk.triage"
+
+
 def test_run_prints_the_answer_and_the_trace(desk: Hetero) -> None:
     done = desk("run", "clidesk.triage", "My parcel is broken")
     assert (done.code, done.out) == (0, "refund refund\n")
@@ -285,6 +300,14 @@ def test_an_answer_is_kept_for_the_only_call_of_a_run(desk: Hetero, tmp_path: Pa
 def test_feedback_that_cannot_be_taken_is_one_sentence(desk: Hetero, options: tuple[str, ...], sentence: str) -> None:
     trace = desk("run", "clidesk.classify", "x", "--json").json["trace"]
     assert desk("feedback", trace, *options).sentence.startswith(sentence)
+
+
+def test_an_answer_to_a_call_under_an_earlier_contract_is_refused(desk: Hetero, tmp_path: Path) -> None:
+    trace = desk("run", "clidesk.classify", "x", "--json").json["trace"]
+    (tmp_path / "clidesk.py").write_text(MODULE.replace("classify(message: str)", "classify(text: str)"))
+    del sys.modules["clidesk"]  # the next command is another process
+    sentence = desk("feedback", trace, "--answer", '"other"').sentence
+    assert sentence.startswith("The call was made under another contract of 'clidesk.classify'")
 
 
 def test_an_answer_for_a_run_of_several_calls_asks_which(desk: Hetero) -> None:

@@ -105,21 +105,28 @@ def _code_in(text: str) -> str:
 # -- code ------------------------------------------------------------------------------------------
 
 
-Run = Callable[[Titled, bool], None]
+Run = Callable[[Titled, bool], str | None]
 
 
 @pytest.fixture
 def run(eval_example: EvalExample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Lint and run an example; then its outputs are compared, or written into the page."""
+    """Lint and run an example; its outputs are compared, or written into the page, and returned; None where it is only linted."""
     eval_example.set_config(
         line_length=120, target_version="py310", quotes="double", ruff_ignore=["D", "RUF001", "RUF002", "RUF003"]
     )
 
-    def run(example: Titled, update: bool) -> None:
+    printed: list[str] = []
+
+    def note(text: str) -> str:
+        printed.append(text)
+        return text
+
+    def run(example: Titled, update: bool) -> str | None:
         eval_example.lint_ruff(example)
         eval_example.lint_black(example)
         if example.prefix_settings().get("test") == "skip":
-            return
+            return None
+        eval_example.print_callback = note
         monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # the example takes its place
         monkeypatch.chdir(tmp_path)
         registry.slots.clear()
@@ -129,13 +136,17 @@ def run(eval_example: EvalExample, tmp_path: Path, monkeypatch: pytest.MonkeyPat
                 eval_example.run_print_update(example, rewrite_assertions=False)
             else:
                 eval_example.run_print_check(example, rewrite_assertions=False)
+        return " ".join(printed)
 
     return run
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=str)
 def test_an_example_runs_and_prints_what_it_shows(example: Titled, run: Run, eval_example: EvalExample) -> None:
-    run(example, eval_example.update_examples)
+    printed = run(example, eval_example.update_examples)
+    # What is shown beside a print that was never reached would not be compared.
+    shown = re.findall(r"^ *#> (.*)$", example.source, flags=re.M)
+    assert printed is None or not [line for line in shown if line not in printed]
 
 
 def test_few_examples_are_skipped() -> None:

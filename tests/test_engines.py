@@ -6,12 +6,18 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Generator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+from pydantic_ai.direct import model_request
+from pydantic_ai.messages import ModelRequest
 
 from hetero_agents import Slot, slot
 from hetero_agents.bindings import SpecialistId, Workspace
+from hetero_agents.contract import Sha256
+from hetero_agents.engines.vllm import VllmModel, VllmServer
 from hetero_agents.slots import App, registry
 from hetero_agents.testing import MemoryVault
 
@@ -102,6 +108,57 @@ def test_a_server_that_is_not_there_hands_the_call_to_the_next(open_desk: Open) 
     result = asyncio.run(classify.run("broken"))
     assert result.output == "refund"
     assert "The vLLM server at http://127.0.0.1:9/v1 does not answer" in (result.route.reason or "")
+
+
+class _Vllm(BaseHTTPRequestHandler):
+    """What vLLM does of it: answers with an adapter that it was told to load, and with 404 for others."""
+
+    loaded: ClassVar[set[str]] = set()
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/v1/load_lora_adapter":
+            self.loaded.add(body["lora_name"])
+            self._answer(200, "Success")
+        elif body["model"] in self.loaded:
+            message = {"role": "assistant", "content": '"refund"'}
+            choice = {"index": 0, "finish_reason": "stop", "message": message}
+            self._answer(200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+        else:
+            self._answer(404, {"error": {"message": "no such model"}})
+
+    def _answer(self, status: int, body: Any) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_a_vllm_server_is_asked_to_load_what_it_does_not_have_again_after_its_restart(tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Vllm)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    vllm = VllmServer("tiny", f"http://127.0.0.1:{server.server_port}/v1")
+    model = VllmModel(vllm, vllm.adapter_name("desk.classify@1", Sha256("ab" * 32)), tmp_path)
+
+    async def answer() -> str | None:
+        return (await model_request(model, [ModelRequest.user_text_prompt("broken")])).text
+
+    async def twice() -> list[str | None]:
+        first = await answer()
+        _Vllm.loaded.clear()
+        return [first, await answer()]
+
+    try:
+        assert asyncio.run(twice()) == ['"refund"', '"refund"']
+        assert _Vllm.loaded == {"tiny-desk.classify@1-abababab"}
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_weights_that_llama_cpp_cannot_read_hand_the_call_to_the_next(open_desk: Open, tmp_path: Path) -> None:

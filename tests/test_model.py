@@ -18,14 +18,16 @@ from examples.tool_desk.desk import choose, fill
 from examples.tool_desk.work import Item, answer_lines, load_items
 from hetero_agents import DistillError, EngineError, IntegrityError
 from hetero_agents.bindings import ModelConfig, Workspace
-from hetero_agents.bindings.lock import update_lock
+from hetero_agents.bindings.lock import exclusive, update_lock
 from hetero_agents.distill import Distilled, Recipe, distill
-from hetero_agents.distill.train import chat_of
+from hetero_agents.distill.lower import LowerLayers
+from hetero_agents.distill.train import Job, Sample, _loss_sum, chat_of, load_base  # pyright: ignore[reportPrivateUsage]
 from hetero_agents.distill.worker import train_aside
 from hetero_agents.engines.adapter import adapter_to_gguf
 from hetero_agents.engines.catalog import fetch_weights, find_weights
 from hetero_agents.routing import attempt
 from hetero_agents.slots import App, registry
+from hetero_agents.spans import Feedback
 from tests.parity import measure
 
 pytestmark = pytest.mark.model
@@ -117,6 +119,37 @@ def test_the_same_data_and_recipe_are_not_distilled_twice(loop: Loop) -> None:
     assert again.specialist_id == loop.made.specialist_id
 
 
+def test_a_corrected_held_out_answer_is_measured_again_without_a_training(loop: Loop) -> None:
+    call = next(iter(loop.made.dataset.parts["test"]))
+    other = next(tool for tool in call.input["tools"] if tool != call.output)
+    loop.app.vault.say(Feedback(call.trace_id, call.span_id, None, other, True, 1))
+    steps: list[str] = []
+    made = asyncio.run(
+        distill(loop.app, choose, recipe=Recipe(epochs=1.6), progress=lambda step, done, total: steps.append(step))
+    )
+    assert "train" not in steps
+    assert made.specialist_id != loop.made.specialist_id
+    assert made.specialist.adapter_sha256 == loop.made.specialist.adapter_sha256
+    assert made.specialist.dataset_sha256 != loop.made.specialist.dataset_sha256
+    assert {p.target for p in made.predictions if p.key == call.key} == {other}
+
+
+def test_a_slot_is_distilled_by_one_process_at_a_time(loop: Loop) -> None:
+    folder = loop.app.workspace.state_dir / "distill" / choose.id
+    with exclusive(folder / ".flock"), pytest.raises(DistillError, match="is being distilled by another process"):
+        asyncio.run(distill(loop.app, choose, progress=silent))
+
+
+def test_lower_layers_that_are_computed_once_give_the_same_loss() -> None:
+    model, tokenizer = load_base(WEIGHTS)
+    samples = [Sample(list(range(50, 50 + n)), [900, 901, 902 + n]) for n in (9, 17)]  # padded to one length
+    whole = _loss_sum(model, None, samples, tokenizer.pad_token_id, "cpu")
+    lower = LowerLayers(model, 20)
+    first, again = (_loss_sum(model, lower, samples, tokenizer.pad_token_id, "cpu") for _ in range(2))
+    assert first.item() == pytest.approx(whole.item(), rel=1e-4)
+    assert first.item() == again.item()
+
+
 def test_a_promote_in_another_process_is_seen_by_the_next_call_and_a_rollback_too(loop: Loop) -> None:
     item = loop.items[0]
 
@@ -164,9 +197,9 @@ def test_the_same_adapter_answers_alike_in_transformers_alone_and_under_mixed_tr
     folder = loop.app.workspace.root / loop.made.specialist.adapter
     parity = measure(WEIGHTS, folder, choose, calls, tmp_path, adapters=12, others=3)
     assert parity.distinct > 0.1, "the other adapters must answer differently, or a leak would not show"
-    assert parity.transformers >= 0.9
-    assert parity.mixed >= 0.95
-    assert parity.others >= 0.9
+    assert parity.transformers >= 0.97
+    assert parity.mixed >= 0.97
+    assert parity.others >= 0.97
 
 
 def test_an_adapter_for_another_base_is_refused_in_a_sentence(loop: Loop, tmp_path: Path) -> None:
@@ -201,8 +234,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path) -> 
             if done == at:
                 end()
 
-        folder = tmp_path / name
-        await train_aside(WEIGHTS, texts, recipe, folder, progress, checkpoint_seconds=0.0)
+        await train_aside(Job(WEIGHTS, texts, recipe, tmp_path / name, checkpoint_seconds=0.0), progress)
 
     def cancel() -> None:
         task = asyncio.current_task()

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from pydantic_ai.exceptions import ModelHTTPError, UnexpectedModelBehavior
-from pydantic_ai.messages import ModelResponse, TextPart
+from pydantic_ai.messages import ModelResponse, RetryPromptPart, TextPart, ToolCallPart
+from pydantic_ai.models.function import FunctionModel
+from pydantic_ai.profiles import ModelProfile
 
 from hetero_agents import AnswerError, ConfigError, EngineError, IntegrityError, ReplayMissError, slot
 from hetero_agents.bindings import SpecialistId
@@ -86,6 +88,7 @@ def test_the_first_model_that_answers_is_kept_and_no_other_is_asked(state: State
         ReplayMissError("no answer"),
         ModelHTTPError(503, "fake"),
         UnexpectedModelBehavior("no choices"),
+        OSError("no space left on device"),
         ["not", "of", "the", "contract"],
     ],
     ids=lambda trouble: type(trouble).__name__,
@@ -238,3 +241,20 @@ def test_without_probabilities_there_is_no_confidence(details: dict[str, Any] | 
 
 def test_the_confidence_of_an_answer_is_in_its_attempt(state: State) -> None:
     assert asked(state, link("one", answers(with_logprobs(math.log(0.5))))).attempt.confidence == pytest.approx(0.5)
+
+
+def test_a_refused_tool_call_is_answered_by_its_refusal(state: State) -> None:
+    """Providers refuse a conversation in which a tool call has no result."""
+    calls = [
+        ModelResponse(parts=[ToolCallPart("final_result", {"response": value}, tool_call_id="c")]) for value in (1, "x")
+    ]
+    given = answers(*calls)
+    model = FunctionModel(given.reply, model_name="fake", profile=ModelProfile(default_structured_output_mode="tool"))
+
+    async def open_() -> Endpoint:
+        return Endpoint(model)
+
+    assert asked(state, Link("big", open_)).attempt.output == "x"
+    (refusal,) = given.asked[1][-1].parts
+    assert isinstance(refusal, RetryPromptPart)
+    assert (refusal.tool_name, refusal.tool_call_id) == ("final_result", "c")

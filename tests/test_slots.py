@@ -14,7 +14,7 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage
 
 from hetero_agents import AnswerError, EngineError, ModelRetry, Slot, SlotDefinitionError, UserError, flush, slot
-from hetero_agents.slots import App
+from hetero_agents.slots import App, registry
 from hetero_agents.testing import scripted
 
 from .conftest import OpenApp
@@ -344,3 +344,12 @@ def test_a_scripted_run_gives_its_spans() -> None:
         call(classify_slot(), "x")
         assert flush()
         assert [span["name"] for span in vault.spans if "hetero.slot" in span["attributes"]] == ["slot slots.classify"]
+
+
+def test_a_cell_of_a_notebook_may_be_run_again_after_a_change() -> None:
+    """Each run of a cell is another file to Python, and none of them exists."""
+    for number, docstring in ((1, "Greet."), (2, "Greet politely.")):
+        source = f'@slot\nasync def greet(name: str) -> str:\n    """{docstring}"""\n    ...\n'
+        namespace: dict[str, Any] = {"__name__": "__main__", "slot": slot}
+        exec(compile(source, f"/tmp/ipykernel_1/{number}.py", "exec"), namespace)
+    assert registry.slot("main.greet").contract.instructions == "Greet politely."

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import sqlite3
 import threading
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -245,3 +246,39 @@ def test_closing_twice_does_no_harm(open_app: OpenApp) -> None:
     app.close()
     app.close()
     assert list(app.vault.read()) == []
+
+
+def test_a_flush_says_whether_spans_were_lost_since_the_last_one() -> None:
+    class Full(MemoryVault):
+        full = True
+
+        def write(self, records: Sequence[SpanRecord]) -> None:
+            if self.full:
+                raise OSError("no space left on device")
+            super().write(records)
+
+    vault = Full()
+    tracing = Tracing(vault)
+    tracing.tracer.start_span("lost").end()
+    assert not tracing.flush()
+    vault.full = False
+    tracing.tracer.start_span("kept").end()
+    assert tracing.flush()
+    assert [span["name"] for span in vault.spans] == ["kept"]
+    tracing.close()
+
+
+def test_a_flush_ends_at_its_timeout() -> None:
+    freed = threading.Event()
+
+    class Slow(MemoryVault):
+        def write(self, records: Sequence[SpanRecord]) -> None:
+            freed.wait(30)
+
+    tracing = Tracing(Slow())
+    tracing.tracer.start_span("slow").end()
+    began = time.monotonic()
+    assert not tracing.flush(timeout=0.2)
+    assert time.monotonic() - began < 10
+    freed.set()
+    tracing.close()

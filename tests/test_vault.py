@@ -211,6 +211,14 @@ def test_an_agents_own_chats_are_no_calls(vault: Vault) -> None:
     assert list(calls_of(vault, "desk.classify")) == []
 
 
+def test_runs_that_share_a_trace_have_outcomes_of_their_own(vault: Vault) -> None:
+    """A user's own span around a batch joins its runs to one trace; that span is not in the vault."""
+    runs = [span("a", 1, 99, outcome="ok"), span("a", 3, 99, outcome="failed")]
+    vault.write([*runs, call_span("a", 2, 1), call_span("a", 4, 3)])
+    assert [call.outcome for call in calls_of(vault, "desk.classify")] == ["ok", "failed"]
+    assert next(read_traces(vault)).outcome == "failed"
+
+
 def test_the_calls_of_a_killed_run_have_an_unknown_outcome(vault: Vault) -> None:
     vault.write([call_span("a", 2, 1)])  # its root was never written
     assert [call.outcome for call in calls_of(vault, "desk.classify")] == ["unknown"]

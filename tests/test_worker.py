@@ -1,17 +1,14 @@
 """Training in a process of its own: what its end means to who waits for it."""
 
 import asyncio
-import json
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hetero_agents.distill import Recipe, worker
-from hetero_agents.distill.train import Trained
+from hetero_agents.distill.train import Job, Trained
 from hetero_agents.engines.catalog import catalog
 from hetero_agents.errors import DistillError, MissingExtraError
 
@@ -32,7 +29,7 @@ def run(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[T
     seen: list[tuple[int, int]] = []
     texts = [([{"role": "user", "content": "x" * 1000}], "yes")] * 200
     trained = asyncio.run(
-        worker.train_aside(WEIGHTS, texts, Recipe(), tmp_path, lambda done, total: seen.append((done, total)))
+        worker.train_aside(Job(WEIGHTS, texts, Recipe(), tmp_path), lambda done, total: seen.append((done, total)))
     )
     return trained, seen
 
@@ -75,13 +72,13 @@ import hetero_agents.distill.worker as worker
 from hetero_agents.errors import DistillError
 from hetero_agents.distill.train import Trained
 
-def train(weights, texts, recipe, folder, progress, checkpoint_seconds):
+def train(job, progress):
     print("a library talks")
     os.system("echo a program talks")
     progress(1, 2)
-    if texts[0][1] == "fail":
+    if job.texts[0][1] == "fail":
         raise DistillError("No example fits.")
-    if texts[0][1] == "stop":
+    if job.texts[0][1] == "stop":
         os.kill(os.getpid(), signal.SIGTERM)
     progress(2, 2)
     return Trained(1, 0.5, [(1, 0.25)], 3, 0)
@@ -100,15 +97,9 @@ raise SystemExit(worker.main())
     ],
 )
 def test_the_process_prints_its_lines_and_nothing_else(answer: str, status: int, last: str, tmp_path: Path) -> None:
-    job: dict[str, Any] = {
-        "weights": asdict(WEIGHTS),
-        "texts": [[[], answer]],
-        "recipe": asdict(Recipe()),
-        "folder": str(tmp_path),
-    }
     done = subprocess.run(
         [sys.executable, "-c", WITH_ANOTHER_TRAINING],
-        input=json.dumps(job | {"checkpoint_seconds": 30.0}),
+        input=worker.job_line(Job(WEIGHTS, [([], answer)], Recipe(), tmp_path)),
         capture_output=True,
         text=True,
         timeout=60,
@@ -131,7 +122,7 @@ def test_cancelling_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyP
         def stop(done: int, total: int) -> None:
             task.cancel()
 
-        await worker.train_aside(WEIGHTS, [], Recipe(), tmp_path, stop)
+        await worker.train_aside(Job(WEIGHTS, [], Recipe(), tmp_path), stop)
 
     stand_in(script, tmp_path, monkeypatch)
     with pytest.raises(asyncio.CancelledError):

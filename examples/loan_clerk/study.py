@@ -19,7 +19,7 @@ from typing import Any
 from rich.table import Table
 
 from hetero_agents import HeteroError, flush
-from hetero_agents.bindings import Workspace
+from hetero_agents.bindings import Score, Workspace
 from hetero_agents.bindings.lock import write_atomically
 from hetero_agents.cli import common
 from hetero_agents.distill import Distilled, Recipe, distill, paired_difference, wilson
@@ -72,19 +72,20 @@ def main() -> None:
     )
     for name, row in report["entities"].items():
         low, high = row["f1_interval"]
-        table.add_row(name, common.score_text(row["exact"]), f"{row['f1']:.3f} [{low:.3f}, {high:.3f}]")
+        table.add_row(name, common.score_text(Score(**row["exact"])), f"{row['f1']:.3f} [{low:.3f}, {high:.3f}]")
     common.out.print(table)
-    report["entities"] = {name: {**row, "exact": row["exact"].model_dump()} for name, row in report["entities"].items()}
     common.print_json(report)
 
 
 async def _study(app: App, sentences: Sequence[Sentence]) -> dict[str, Any]:
     with common.step_progress() as progress:
-        if not app.vault.traces(1):
+        ran = FOLDER / "ran"  # the inputs of an interrupted run are found again and count once
+        if not ran.exists():
             for count, sentence in enumerate(sentences, 1):
                 await clerk.read(sentence.text)
                 progress("run on the LLM", count, len(sentences))
             flush()
+            ran.touch()
         anyone = await distill(
             app,
             clerk.names_anyone,
@@ -115,7 +116,7 @@ async def _study(app: App, sentences: Sequence[Sentence]) -> dict[str, Any]:
         "n": len(test),
         "entities": {
             name: {
-                "exact": wilson(sum(exact[name]), len(test)),
+                "exact": wilson(sum(exact[name]), len(test)).model_dump(),
                 "f1": entity_f1(found, true),
                 "f1_interval": _interval(found, true),
             }

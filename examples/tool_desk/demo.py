@@ -13,11 +13,13 @@ import platform
 import shutil
 import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from pydantic_ai.exceptions import AgentRunError
 
 from hetero_agents import HeteroError, Slot, UserError, code_agent, flush, workflow_outcome
 from hetero_agents.bindings import ModelConfig, Score, Workspace
@@ -27,12 +29,12 @@ from hetero_agents.contract import compact_json, sha256_of
 from hetero_agents.distill import Distilled, Recipe, distill, paired_difference, wilson
 from hetero_agents.distill.curate import Example
 from hetero_agents.distill.evaluate import Prediction, plain_code, predict
-from hetero_agents.distill.train import chat_of, load_tokenizer
+from hetero_agents.distill.train import chat_of, load_tokenizer, safetensors_folder
 from hetero_agents.engines import SERVER_SLOTS
 from hetero_agents.engines.catalog import fetch_weights, find_weights
 from hetero_agents.report import demo_table, write_report
 from hetero_agents.slots import App, registry
-from hetero_agents.spans import calls_of
+from hetero_agents.spans import Names
 
 from . import desk as agents
 from .work import Item, answer_lines, load_items
@@ -49,8 +51,8 @@ AGENT_RUNS = 6
 
 GOALS = {"desk.choose": 0.85, "desk.fill": 0.50}
 SLOTS: dict[str, tuple[Slot[..., Any], Recipe]] = {
-    "desk.choose": (agents.choose, Recipe(epochs=1.8, max_length=256)),
-    "desk.fill": (agents.fill, Recipe(epochs=1.8, max_length=320)),
+    "desk.choose": (agents.choose, Recipe(epochs=2.0, max_length=256)),
+    "desk.fill": (agents.fill, Recipe(epochs=2.0, max_length=320)),
 }
 
 
@@ -63,7 +65,7 @@ class Runs:
     seconds: float
     """Mean seconds a run."""
     calls: int
-    """Slot calls that were answered."""
+    """Model calls: of the slots, and of the root agent where there is one."""
     by_specialist: int
 
 
@@ -87,16 +89,16 @@ def main(*, llm: str | None, train_on_outputs: bool, fresh: bool, as_json: bool)
         items = load_items(progress)
         fetch_weights(find_weights(WEIGHTS), progress)
     fetched = time.perf_counter() - started
-    work = sha256_of([[slot.contract.sha256 for slot, _ in SLOTS.values()], list(answer_lines(items))])
+    work = sha256_of([llm, [slot.contract.sha256 for slot, _ in SLOTS.values()], list(answer_lines(items))])
     stamp = FOLDER / "work.sha256"
     if fresh or (FOLDER.exists() and (not stamp.exists() or stamp.read_text() != work)):
         if not fresh:
-            common.err.print(f"The work in {FOLDER} is of another version: the demo begins again.")
+            common.err.print(f"The work in {FOLDER} is of another version or another LLM: the demo begins again.")
         shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True, exist_ok=True)
     write_atomically(stamp, work.encode())
     clock = _Clock(FOLDER / "seconds.json")
-    clock.note("downloads", fetched)
+    clock.add("downloads", "", fetched)
     _write_workspace(llm, items)
     registry.use(App.of(Workspace(FOLDER)))
     report, predictions = asyncio.run(_loop(items, llm, clock))
@@ -141,13 +143,14 @@ async def _loop(items: Sequence[Item], llm: str, clock: _Clock) -> tuple[dict[st
         before = await _kept_runs("llm_run", seen, "code", {"llm": llm}, clock, progress, at_once=AT_ONCE)
         made: dict[str, Distilled] = {}
         for name, (slot, recipe) in SLOTS.items():
-            with clock.phase(f"distill {name}"):
+            with clock.phase(f"distill {name}", recipe.sha256) as lap:
                 made[name] = await distill(
                     registry.app,
                     slot,
                     recipe=recipe,
                     progress=lambda step, done, total, name=name: progress(f"{name}: {step}", done, total),
                 )
+                lap.counts = not made[name].reused
             registry.app.workspace.activate(slot.id, made[name].specialist_id)
         specialists: dict[str, Any] = {name: [d.specialist_id, d.specialist.adapter_sha256] for name, d in made.items()}
         held_out = [item for item in _items_of_part(made["desk.choose"], items, "test") if not item.unseen]
@@ -186,7 +189,7 @@ async def _loop(items: Sequence[Item], llm: str, clock: _Clock) -> tuple[dict[st
             ),
         },
         "seconds": {name: value for name, value in clock.seconds.items() if name != "downloads"},
-        "downloads_seconds": clock.seconds.get("downloads", 0.0),
+        "downloads_seconds": clock.seconds["downloads"],
         "split": {
             "key": made["desk.choose"].dataset.split_key,
             "trained_items": sorted({item.id for d in made.values() for item in _items_of_part(d, items, "train")}),
@@ -209,37 +212,47 @@ async def _kept_runs(
     at_once: int = SERVER_SLOTS,
 ) -> Runs:
     """Run the desk on items, or give what an earlier run of the demo with the same models kept."""
-    note = FOLDER / f"{name}.json"
-    if (
-        note.exists()
-        and (kept := json.loads(note.read_text()))["made_by"] == made_by
-        and len(kept["runs"]["ok"]) == len(items)
-    ):
-        return Runs(**kept["runs"])
-    gate, ok, seconds = (
-        asyncio.Semaphore(at_once),
-        dict[str, bool](),
-        list[float](),
-    )
+    note, gate = FOLDER / f"{name}.jsonl", asyncio.Semaphore(at_once)
+    lines: list[dict[str, Any]] = []
+    for line in note.read_text().splitlines() if note.exists() else ():
+        with suppress(ValueError):  # a line that a kill cut short: its item runs again
+            lines.append(json.loads(line))
+    if not lines or lines[0]["made_by"] != made_by:
+        lines = [{"made_by": made_by, "began": time.time_ns()}]
+        write_atomically(note, (json.dumps(lines[0]) + "\n").encode())
+    done: dict[str, dict[str, Any]] = {line["item"]: line for line in lines[1:]}
+    missing = [item for item in items if item.id not in done]
 
-    async def one(item: Item) -> None:
+    async def one(item: Item, file: TextIO) -> None:
         async with gate:
             started = time.perf_counter()
             try:
-                ok[item.id] = await one_run(item, agency)
-            except HeteroError:
-                ok[item.id] = False  # among them the states that an answer key does not know
-            seconds.append(time.perf_counter() - started)
-        progress(name, len(ok), len(items))
+                ok = await one_run(item, agency)
+            except (HeteroError, AgentRunError):
+                ok = False  # among them the states that an answer key does not know
+            done[item.id] = {"item": item.id, "ok": ok, "seconds": time.perf_counter() - started}
+            file.write(json.dumps(done[item.id]) + "\n")
+            file.flush()
+        progress(name, len(done), len(items))
 
-    began = time.time_ns()
-    with clock.phase(name):
-        await asyncio.gather(*map(one, items))
-        flush()
-    calls = [call for slot in SLOTS for call in calls_of(registry.app.vault, slot) if call.start >= began]
-    runs = Runs(ok, _mean(seconds), len(calls), sum(call.specialist is not None for call in calls))
-    write_atomically(note, json.dumps({"made_by": made_by, "runs": asdict(runs)}).encode())
-    return runs
+    if missing:
+        with clock.phase(name, sha256_of(made_by)), note.open("a") as file:
+            await asyncio.gather(*(one(item, file) for item in missing))
+            flush()
+    runs = [done[item.id] for item in items]
+    calls = _answered_by(since=lines[0]["began"], until=note.stat().st_mtime_ns)
+    return Runs({run["item"]: run["ok"] for run in runs}, _mean([run["seconds"] for run in runs]), *calls)
+
+
+def _answered_by(since: int, until: int) -> tuple[int, int]:
+    """Model calls between two times, those of the root agent among them, and how many a specialist answered."""
+    calls = [
+        span["attributes"]
+        for name in (*SLOTS, agents.desk_root.name)
+        for span in registry.app.vault.read(slot=name)
+        if span["attributes"].get(Names.SLOT) == name and since <= span["start"] <= until
+    ]
+    return len(calls), sum(Names.SPECIALIST in call for call in calls)
 
 
 async def _unseen_tools(
@@ -250,7 +263,7 @@ async def _unseen_tools(
     if note.exists() and (kept := json.loads(note.read_text()))["made_by"] == made_by:
         return kept["lines"]
     lines: list[dict[str, Any]] = []
-    with clock.phase("unseen_tools"):
+    with clock.phase("unseen_tools", sha256_of(made_by)):
         for name, distilled in made.items():
             endpoint = await registry.app.engines.specialist(
                 distilled.specialist_id, distilled.specialist, ModelConfig(model=distilled.specialist.base)
@@ -384,7 +397,7 @@ def _tokens(items: Sequence[Item]) -> dict[str, dict[str, float]]:
     reads the messages alone, and the schema is its grammar.
     """
     gguf = fetch_weights(find_weights(WEIGHTS))
-    tokenizer = load_tokenizer(gguf.with_name(f"{gguf.stem}-safetensors"))
+    tokenizer = load_tokenizer(safetensors_folder(gguf))
     messages: list[int] = []
     schemas: list[int] = []
     for item in items:
@@ -415,20 +428,33 @@ def _notes(llm: str) -> list[str]:
     return notes
 
 
+class _Lap:
+    counts = True
+    """False where the phase found its work done."""
+
+
 class _Clock:
-    """Seconds by phase, kept over runs of the demo: a phase that is not run again keeps its figure."""
+    """Seconds by phase, kept over runs of the demo: an interrupted phase adds up, one that is of other work starts at zero."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        self._laps: dict[str, tuple[str, float]] = json.loads(path.read_text()) if path.exists() else {}
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return {name: round(seconds, 1) for name, (_, seconds) in self._laps.items()}
 
     @contextmanager
-    def phase(self, name: str) -> Generator[None]:
-        started = time.perf_counter()
-        yield
-        self.note(name, time.perf_counter() - started)
+    def phase(self, name: str, of: str) -> Generator[_Lap]:
+        """Measure a phase of some work, whether it ends or is interrupted."""
+        started, lap = time.perf_counter(), _Lap()
+        try:
+            yield lap
+        finally:
+            if lap.counts:
+                self.add(name, of, time.perf_counter() - started)
 
-    def note(self, name: str, seconds: float) -> None:
-        """Keep a phase's time; a later, shorter one only used what was made."""
-        self.seconds[name] = max(round(seconds, 1), self.seconds.get(name, 0.0))
-        write_atomically(self._path, json.dumps(self.seconds).encode())
+    def add(self, name: str, of: str, seconds: float) -> None:
+        before, spent = self._laps.get(name, (of, 0.0))
+        self._laps[name] = of, seconds + (spent if before == of else 0.0)
+        write_atomically(self._path, json.dumps(self._laps).encode())

@@ -125,7 +125,7 @@ def version_of(specialist: SpecialistId) -> int:
 
 def update_lock(path: Path, change: Callable[[Lock], Lock]) -> Lock:
     """Read, change and replace the lock as one step among all processes; return what was written."""
-    with _exclusive(path.parent / ".hetero" / "lock.flock"):
+    with exclusive(path.parent / ".hetero" / "lock.flock"):
         lock = change(Lock.load(path))
         text = json.dumps(lock.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         write_atomically(path, text.encode())
@@ -151,8 +151,13 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def _exclusive(path: Path) -> Generator[None]:
+def exclusive(path: Path, *, wait: bool = True) -> Generator[None]:
+    """Hold a file's lock among all processes.
+
+    Raises:
+        BlockingIOError: another process holds it, and `wait` is False.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

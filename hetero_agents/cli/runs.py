@@ -11,10 +11,13 @@ import typing
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Span, SpanProcessor
 from pydantic import TypeAdapter, ValidationError
 from pydantic_ai import Agent
 from pydantic_ai.exceptions import AgentRunError
@@ -41,6 +44,23 @@ class _Runnable:
     required: list[str]
     call: Callable[..., Coroutine[Any, Any, Any]]
 
+    @cached_property
+    def adapters(self) -> dict[str, TypeAdapter[Any]]:
+        """What reads each parameter."""
+        return {name: TypeAdapter(hint) for name, hint in self.hints.items()}
+
+
+class _Roots(SpanProcessor):
+    """Notes the traces that begin in this process."""
+
+    def __init__(self) -> None:
+        self.traces: list[str] = []
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Note a span without a parent."""
+        if span.parent is None and span.context is not None:
+            self.traces.append(f"{span.context.trace_id:032x}")
+
 
 def run(
     name: Annotated[str, typer.Argument(help="A slot, code agent or agent of [app] modules, for example desk.triage.")],
@@ -61,11 +81,13 @@ def run(
         if failed:
             raise typer.Exit(1)
         return
+    roots = _Roots()
+    app.tracing.provider.add_span_processor(roots)
     result = asyncio.run(runnable.call(**_arguments(runnable, value or "")))
     app.tracing.flush()
-    trace = app.vault.traces(1)
+    trace = next(iter(roots.traces), None)
     if as_json:
-        common.print_json({"output": _plain(result), "trace": trace[0] if trace else None})
+        common.print_json({"output": _plain(result), "trace": trace})
     else:
         common.out.print(
             _plain(result) if isinstance(result, str) else json.dumps(_plain(result), indent=2, ensure_ascii=False),
@@ -73,11 +95,11 @@ def run(
             soft_wrap=True,
         )
         if trace:
-            common.err.print(f"trace {trace[0]}")
+            common.err.print(f"trace {trace}")
 
 
 async def _run_lines(runnable: _Runnable, lines: list[str]) -> int:
-    """Run each line, print each answer, return how many failed."""
+    """Run the lines, print each answer as soon as those before it are there, return how many failed."""
     arguments = [_arguments(runnable, line) for line in lines]  # a wrong line is said before anything runs
     gate, failed, done = asyncio.Semaphore(AT_ONCE), 0, 0
     with common.step_progress() as progress:
@@ -94,9 +116,14 @@ async def _run_lines(runnable: _Runnable, lines: list[str]) -> int:
             progress(f"run {runnable.name}", done, len(lines))
             return answer
 
-        answers = await asyncio.gather(*map(one, arguments))
-    for answer in answers:
-        print(json.dumps(answer, ensure_ascii=False))
+        runs = [asyncio.create_task(one(values)) for values in arguments]
+        try:
+            for answer in runs:
+                print(json.dumps(await answer, ensure_ascii=False), flush=True)
+        finally:
+            for answer in runs:
+                answer.cancel()
+            await asyncio.gather(*runs, return_exceptions=True)
     return failed
 
 
@@ -145,7 +172,7 @@ def _arguments(runnable: _Runnable, text: str) -> dict[str, Any]:
     if missing := [key for key in runnable.required if key not in values]:
         raise UserError(f"{runnable.name} needs {', '.join(missing)} too: give a JSON object with {names}.")
     try:
-        return {key: TypeAdapter(runnable.hints[key]).validate_python(value) for key, value in values.items()}
+        return {key: runnable.adapters[key].validate_python(value) for key, value in values.items()}
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UserError(
@@ -271,6 +298,10 @@ def feedback(
             raise UserError(f"The answer is not JSON ({error}); text needs quotes: --answer '\"text\"'.") from error
         attributes, span = calls[0]["attributes"], calls[0]["span_id"]
         declared = registry.slot(attributes[Names.SLOT])
+        if attributes[Names.CONTRACT] != declared.contract.sha256:
+            raise UserError(
+                f"The call was made under another contract of {declared.id!r} than the code has now, so an answer to it teaches nothing."
+            )
         try:
             declared.contract.validate(value, declared.contract.load(json.loads(attributes[Names.INPUT])))
         except ValueError as error:

@@ -21,30 +21,35 @@ def distill(
     slot: Annotated[str, typer.Argument(help="The slot's id.")],
     base: Annotated[str | None, typer.Option(help="A name in [models]; the slm tier's model by default.")] = None,
     epochs: Annotated[float, typer.Option(min=0.01, help="How often each example is seen.")] = 1.5,
+    max_length: Annotated[
+        int, typer.Option(min=16, help="Tokens of prompt and answer; longer examples are left out.")
+    ] = 512,
     seed: Annotated[int, typer.Option(help="The same seed and data give the same specialist.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Turn a slot's spans into a specialist: curate, train, convert, evaluate. Ctrl-C and the same command resume."""
     from ..distill import Recipe
     from ..distill import distill as run
-    from ..engines.catalog import fetch_weights, find_weights
+    from ..distill.loop import base_of
+    from ..engines.catalog import fetch_weights
 
     app = common.open_app()
     declared = registry.slot(slot)
-    tier = app.workspace.config.tiers.get("slm")
-    name = base or (tier.model if tier else None)
-    model = app.workspace.model(name).model if name else ""
-    if model.startswith("local:"):
-        with common.fetch_progress() as fetched:
-            fetch_weights(find_weights(model.removeprefix("local:")), fetched)
+    _, weights = base_of(app, base)
+    with common.fetch_progress() as fetched:
+        fetch_weights(weights, fetched)
+    recipe = Recipe(epochs=epochs, max_length=max_length, seed=seed)
     with common.step_progress() as progress:
-        made = asyncio.run(run(app, declared, base=base, recipe=Recipe(epochs=epochs, seed=seed), progress=progress))
+        made = asyncio.run(run(app, declared, base=base, recipe=recipe, progress=progress))
+    left_out = dict(made.dataset.left_out)
+    if made.trained.left_out:
+        left_out[f"longer than {max_length} tokens (--max-length)"] = made.trained.left_out
     if as_json:
         common.print_json(
             {
                 "specialist": made.specialist_id,
                 "reused": made.reused,
-                "left_out": made.dataset.left_out,
+                "left_out": left_out,
                 **made.specialist.model_dump(mode="json"),
             }
         )
@@ -54,10 +59,8 @@ def distill(
         f"{made.specialist_id}{' (already made from this data)' if made.reused else ''}: {parts}; split by {made.dataset.split_key}",
         soft_wrap=True,
     )
-    if made.dataset.left_out:
-        common.out.print(
-            "left out: " + ", ".join(f"{n} {why}" for why, n in made.dataset.left_out.items()), soft_wrap=True
-        )
+    if left_out:
+        common.out.print("left out: " + ", ".join(f"{n} {why}" for why, n in left_out.items()), soft_wrap=True)
     table = Table(
         "contestant",
         "agrees with the teacher (95 %)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -119,7 +120,7 @@ def doctor(as_json: Json = False) -> None:
     def check(name: str, good: bool, detail: str) -> None:
         checks.append({"check": name, "ok": good, "detail": detail})
 
-    check("Python", sys.version_info >= (3, 11), sys.version.split()[0])
+    check("Python", True, sys.version.split()[0])
     for extra, module in (("local", "xllamacpp"), ("distill", "torch"), ("distill", "peft"), ("distill", "sklearn")):
         here = importlib.util.find_spec(module) is not None
         checks.append(
@@ -162,7 +163,7 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _check_specialists(workspace: Workspace, check: object) -> None:
+def _check_specialists(workspace: Workspace, check: Callable[[str, bool, str], None]) -> None:
     from ..engines.catalog import sha256_of_file
     from ..slots import registry
 
@@ -173,9 +174,10 @@ def _check_specialists(workspace: Workspace, check: object) -> None:
             good, detail = False, f"its weights are not at {path}"
         elif sha256_of_file(path) != entry.gguf_sha256:
             good, detail = False, f"{path} is not the file that was evaluated"
-        elif declared is not None and declared.contract.sha256 != entry.contract_sha256:
+        elif declared is None:
+            good, detail = True, f"weights match; slot {entry.slot!r} is declared in no module of [app]"
+        elif declared.contract.sha256 != entry.contract_sha256:
             good, detail = True, "made for an earlier contract: it is not used"
         else:
             good, detail = True, "weights and contract match"
-        assert callable(check)
         check(f"specialist {name}", good, detail)

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import inspect
 import json
-import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, NewType, TypeVar, cast, get_args, get_origin
+from typing import Any, cast, get_args
 
 import jsonschema
-from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from pydantic import ValidationError
 from pydantic_ai.messages import BinaryContent, ModelMessage, ModelRequest, ModelResponse, UserContent, UserPromptPart
 from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.output import OutputObjectDefinition, StructuredOutputMode
@@ -24,6 +21,17 @@ from pydantic_ai.tools import ToolDefinition
 from referencing.exceptions import Unresolvable
 
 from ..errors import SlotDefinitionError, UserError
+from .hints import (
+    Fits,
+    OneOf,
+    SlotId,
+    adapter_of,
+    bare_type,
+    has_typevar,
+    json_schema_of,
+    read_constraint,
+    read_parameter,
+)
 from .schema import (
     JsonSchema,
     canonical_schema,
@@ -36,9 +44,6 @@ from .schema import (
     worst_error,
 )
 
-SlotId = NewType("SlotId", str)
-"""`module.function`: the last part of the module's name and the function's name, or `name=`."""
-
 FORM = 1
 """Counts changes of how calls and answers are written: a specialist that was trained on another form is not served."""
 
@@ -47,47 +52,6 @@ WRAPPED = "response"
 
 OUTPUT_TOOL = "final_result"
 """pydantic-ai's name of the tool by which models without native JSON answer."""
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """The answer is one of the strings in a parameter of the call.
-
-    Stands on the return type: `-> Annotated[str, OneOf("tools")]` with `tools: list[str]`. On
-    engines with a grammar no other answer can be written; everywhere the answer is validated.
-    `Annotated[str | None, OneOf("tools")]` may abstain.
-    """
-
-    parameter: str
-
-
-@dataclass(frozen=True)
-class Fits:
-    """The answer fits the JSON Schema in a parameter of the call.
-
-    Stands on the return type: `-> Annotated[dict[str, Any], Fits("schema")]` with
-    `schema: dict[str, Any]` (JSON Schema 2020-12 unless its `$schema` says otherwise).
-    """
-
-    parameter: str
-
-
-@dataclass(frozen=True)
-class _NotSent:
-    """Marks a parameter that stays here: `Annotated[T, NotSent]`."""
-
-
-NotSent = _NotSent()
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter of a slot."""
-
-    name: str
-    adapter: TypeAdapter[Any]
-    kind: typing.Literal["value", "history", "image", "not_sent"]
-    required: bool
 
 
 class Contract:
@@ -122,21 +86,21 @@ class Contract:
             if name not in hints:
                 where = "has no return type" if name == "return" else f"has no type for its parameter {name!r}"
                 raise SlotDefinitionError(f"Slot {slot!r} {where}; a slot's contract is its types, so write one.")
-            if _has_typevar(hints[name]):
+            if has_typevar(hints[name]):
                 raise SlotDefinitionError(
                     f"Slot {slot!r} uses an unbound TypeVar in {name!r}; write the concrete type, as a model needs one schema."
                 )
         self.parameters = {
-            name: _parameter(slot, name, hints[name], parameter)
+            name: read_parameter(slot, name, hints[name], parameter)
             for name, parameter in self.signature.parameters.items()
         }
         returns = hints["return"]
         if returns in (None, type(None)):
             raise SlotDefinitionError(f"Slot {slot!r} returns None; a slot is a question, so say what it answers.")
-        self.output = _adapter(slot, "its return type", returns)
-        self.constraint = self._read_constraint(returns)
-        self.abstains = type(None) in get_args(_bare(returns))
-        self._output_schema = _json_schema(slot, "its return type", self.output, "validation")
+        self.output = adapter_of(slot, "its return type", returns)
+        self.constraint = read_constraint(slot, hints, self.parameters)
+        self.abstains = type(None) in get_args(bare_type(returns))
+        self._output_schema = json_schema_of(slot, "its return type", self.output, "validation")
         self._answers_object = is_object(self._output_schema)
         self.sha256 = sha256_of(
             {
@@ -148,54 +112,6 @@ class Contract:
         )
 
     # -- declaration ---------------------------------------------------------------------------
-
-    def _read_constraint(self, returns: Any) -> OneOf | Fits | None:
-        found = [mark for mark in getattr(returns, "__metadata__", ()) if isinstance(mark, OneOf | Fits)]
-        for name, hint in self.hints.items():
-            if name != "return" and any(isinstance(m, OneOf | Fits) for m in getattr(hint, "__metadata__", ())):
-                raise SlotDefinitionError(
-                    f"Slot {self.slot!r} has OneOf or Fits on its parameter {name!r}; it stands on the return type."
-                )
-        if any(isinstance(mark, OneOf | Fits) for mark in _marks_below(_bare(returns))):
-            raise SlotDefinitionError(
-                f"Slot {self.slot!r} has OneOf or Fits inside its return type; it stands around the whole of it: "
-                "Annotated[str | None, OneOf(...)]."
-            )
-        if not found:
-            return None
-        if len(found) > 1:
-            raise SlotDefinitionError(f"Slot {self.slot!r} has more than one OneOf or Fits; keep one.")
-        mark = found[0]
-        word = type(mark).__name__
-        if mark.parameter not in self.parameters:
-            raise SlotDefinitionError(
-                f"Slot {self.slot!r} returns {word}({mark.parameter!r}), but has no parameter of that name; "
-                f"name one of {', '.join(map(repr, self.parameters)) or 'its parameters (it has none)'}."
-            )
-        if self.parameters[mark.parameter].kind == "not_sent":
-            raise SlotDefinitionError(
-                f"Slot {self.slot!r} returns {word}({mark.parameter!r}), but that parameter is NotSent."
-            )
-        given, answer = _bare(self.hints[mark.parameter]), _bare(returns)
-        if isinstance(mark, OneOf):
-            if given != list[str]:
-                raise SlotDefinitionError(
-                    f"Slot {self.slot!r}: OneOf needs a parameter of type list[str], {mark.parameter!r} is {_name(given)}."
-                )
-            if answer is not str and set(get_args(answer)) != {str, type(None)}:
-                raise SlotDefinitionError(
-                    f"Slot {self.slot!r}: OneOf needs the return type str or str | None, not {_name(answer)}."
-                )
-        else:
-            if given is not dict and get_origin(given) is not dict:
-                raise SlotDefinitionError(
-                    f"Slot {self.slot!r}: Fits needs a parameter of type dict[str, Any] (a JSON Schema), {mark.parameter!r} is {_name(given)}."
-                )
-            if answer is not dict and get_origin(answer) is not dict:
-                raise SlotDefinitionError(
-                    f"Slot {self.slot!r}: Fits needs the return type dict[str, Any], not {_name(answer)}."
-                )
-        return mark
 
     def _constraint_mark(self) -> JsonSchema:
         match self.constraint:
@@ -211,7 +127,7 @@ class Contract:
         for name, parameter in self.parameters.items():
             match parameter.kind:
                 case "value":
-                    schema = _json_schema(self.slot, f"its parameter {name!r}", parameter.adapter, "serialization")
+                    schema = json_schema_of(self.slot, f"its parameter {name!r}", parameter.adapter, "serialization")
                     properties[name] = canonical_schema(schema)
                 case "history" | "image" as kind:
                     # Their schemas belong to pydantic-ai and change with it; their meaning does not.
@@ -392,70 +308,3 @@ class Contract:
         """
         schema = self.answer_schema(arguments)
         return json.dumps(ordered(value, schema, schema.get("$defs", {})), ensure_ascii=False)
-
-
-def _marks_below(hint: Any) -> list[Any]:
-    """All annotations inside a type."""
-    parts = get_args(hint)
-    return [mark for part in parts for mark in (*getattr(part, "__metadata__", ()), *_marks_below(_bare(part)))]
-
-
-def _parameter(slot: SlotId, name: str, hint: Any, parameter: inspect.Parameter) -> Parameter:
-    kind: typing.Literal["value", "history", "image", "not_sent"] = "value"
-    bare = _without_none(_bare(hint))
-    if any(mark is NotSent for mark in getattr(hint, "__metadata__", ())):
-        return Parameter(name, TypeAdapter(Any), "not_sent", parameter.default is parameter.empty)
-    if get_origin(bare) is list and _bare(get_args(bare)[0]) == _bare(ModelMessage):
-        kind = "history"
-    elif bare is BinaryContent or (get_origin(bare) is list and get_args(bare)[0] is BinaryContent):
-        kind = "image"
-    adapter = _adapter(slot, f"its parameter {name!r}", hint)
-    if kind == "value":
-        _json_schema(slot, f"its parameter {name!r}", adapter, "serialization")
-    return Parameter(name, adapter, kind, parameter.default is parameter.empty)
-
-
-def _adapter(slot: SlotId, what: str, hint: Any) -> TypeAdapter[Any]:
-    try:
-        return TypeAdapter(hint)
-    except (PydanticSchemaGenerationError, PydanticUserError) as error:
-        raise SlotDefinitionError(
-            f"Slot {slot!r} cannot send {what} ({_name(hint)}): pydantic cannot serialise it; "
-            "use a type it knows, or mark a handle as Annotated[T, NotSent]."
-        ) from error
-
-
-def _json_schema(
-    slot: SlotId, what: str, adapter: TypeAdapter[Any], mode: typing.Literal["validation", "serialization"]
-) -> JsonSchema:
-    try:
-        return adapter.json_schema(mode=mode)
-    except PydanticUserError as error:
-        raise SlotDefinitionError(
-            f"Slot {slot!r} has no JSON Schema for {what}: {error.message.splitlines()[0]}."
-        ) from error
-
-
-def _bare(hint: Any) -> Any:
-    while get_origin(hint) is Annotated:
-        hint = get_args(hint)[0]
-    return hint
-
-
-def _without_none(hint: Any) -> Any:
-    """`T` for `T | None`, else the type as it is."""
-    parts = [part for part in get_args(hint) if part is not type(None)]
-    union = get_origin(hint) in (typing.Union, types.UnionType)
-    return _bare(parts[0]) if union and len(parts) == 1 else hint
-
-
-def _has_typevar(hint: Any) -> bool:
-    if isinstance(hint, TypeVar):
-        return True
-    if isinstance(hint, type) and issubclass(hint, BaseModel):
-        return bool(hint.__pydantic_generic_metadata__["parameters"])
-    return any(_has_typevar(part) for part in get_args(hint) if not isinstance(part, types.EllipsisType))
-
-
-def _name(hint: Any) -> str:
-    return getattr(hint, "__name__", None) or str(hint)

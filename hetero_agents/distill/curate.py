@@ -76,8 +76,9 @@ def curate(
     correction or else the latest answer.
 
     The split goes by near-duplicate clusters of `split_by` (a parameter; the whole input where None).
-    A cluster's part follows from a hash of its first text alone, so what is held out once stays held out
-    when traffic grows, and slots that split by the same parameter hold out the same work.
+    A cluster's part follows from a hash of its first text in the alphabet, so slots that split by the same
+    parameter hold out the same work, and what is held out stays so while traffic grows, except that a
+    cluster which new calls join or link may move, as a whole.
 
     Raises:
         DistillError: too few examples, with what was left out and why.
@@ -90,7 +91,7 @@ def curate(
     left_out: Counter[str] = Counter()
     untrainable: Counter[str] = Counter()
     kept: dict[Sha256, Example] = {}
-    for call in calls:
+    for call in sorted(calls, key=lambda call: call.start):
         if call.hci and not hci_allowed:
             left_out["talks to a human"] += 1
         elif call.contract != contract.sha256:

@@ -1,4 +1,3 @@
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 """Measuring a specialist on the engine that will serve it, beside fair baselines.
 
 The base model gets the same prompt and the same grammar, with no and with five examples; plain code
@@ -18,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 
 from ..bindings import Score
@@ -125,7 +125,10 @@ async def predict(
         arguments = contract.load(example.input)
         try:
             made = await attempt(endpoint, contract, arguments, examples=before, retries=0)
-        except BadAnswer:
+        except (BadAnswer, ModelHTTPError) as error:
+            # A call that the engine refuses for what it holds, longer than the context say, has no right answer.
+            if isinstance(error, ModelHTTPError) and error.status_code not in (400, 413, 422):
+                raise
             return Prediction(phase, example.key, example.input, None, False, target, model, None, None, None)
         output, usage = contract.dump_output(made.output), made.usage
         seconds = made.seconds if at_once == 1 else None
@@ -206,8 +209,8 @@ def _word_overlap(contract: Contract, example: Example, options: list[Any]) -> A
 
 
 def _words(text: str) -> set[str]:
-    """Lower-case word stems; CamelCase and snake_case are split."""
-    parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", text)
+    """Lower-case word stems; CamelCase and snake_case are split, scripts without spaces into their signs."""
+    parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_A-Za-z]+", text)
     return {part.lower().removesuffix("s") for part in parts}
 
 

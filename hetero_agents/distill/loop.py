@@ -8,14 +8,14 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ..bindings import ModelConfig, Score, Specialist, SpecialistId
-from ..bindings.lock import write_atomically
-from ..contract import Contract, SlotId, sha256_of
+from ..bindings.lock import exclusive, write_atomically
+from ..contract import Contract, sha256_of
 from ..engines import SERVER_SLOTS, Endpoint
 from ..engines.adapter import adapter_to_gguf
 from ..engines.catalog import Weights, fetch_weights, find_weights, sha256_of_file, verified_sha256
@@ -24,7 +24,7 @@ from ..slots import App, Slot
 from ..spans import calls_of
 from .curate import Dataset, Example, curate
 from .evaluate import FIVE, TIMED, Prediction, in_order, plain_code, predict, prediction_line, read_predictions, score
-from .train import Recipe, Text, Trained, chat_of
+from .train import Job, Recipe, Text, Trained, chat_of
 from .worker import train_aside
 
 Progress = Callable[[str, int, int], None]
@@ -63,8 +63,18 @@ async def distill(
         DistillError: no usable data, or too little.
         ConfigError: the base is not one that can be trained and served.
     """
-    recipe = recipe or Recipe()
-    config, weights = _base(app, base)
+    lock = app.workspace.ensure_state_dir() / "distill" / slot.id / ".flock"
+    try:
+        with exclusive(lock, wait=False):
+            return await _distill(app, slot, base, recipe or Recipe(), progress)
+    except BlockingIOError as error:
+        raise DistillError(
+            f"Slot {slot.id!r} is being distilled by another process; wait for it, or stop it: nothing of it is lost."
+        ) from error
+
+
+async def _distill(app: App, slot: Slot[..., Any], base: str | None, recipe: Recipe, progress: Progress) -> Distilled:
+    config, weights = base_of(app, base)
     contract = slot.contract
     entry = app.workspace.slot_config(slot.id)
     app.tracing.flush()
@@ -74,43 +84,44 @@ async def distill(
         )
     dataset = curate(calls_of(app.vault, slot.id), contract, split_by=entry.split_by, hci_allowed=entry.hci is False)
     progress("curate", 1, 1)
-    # The same work is found again; anything that changes the result starts anew.
-    key = sha256_of([dataset.sha256, recipe.sha256, contract.sha256, config.model, weights.sha256])
+    gguf = await asyncio.to_thread(fetch_weights, weights)
+    base_sha256 = verified_sha256(gguf)
+    # The same training is found again; anything that changes its result starts anew.
+    taught = [[example.key, example.output] for example in dataset.parts["train"]]
+    key = sha256_of([taught, recipe.sha256, contract.sha256, config.model, base_sha256])
     folder = app.workspace.ensure_state_dir() / "distill" / slot.id / key[:16]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "dataset.json", dataset.to_json().encode())
 
-    gguf = fetch_weights(weights)
     trained = await _train(weights, dataset, contract, recipe, folder, progress)
     if not (folder / "adapter" / "adapter.gguf").exists():
         await asyncio.to_thread(adapter_to_gguf, folder / "adapter", gguf, folder / "adapter" / "adapter.gguf")
 
-    existing = _existing(app, slot.id, folder)
-    specialist_id = existing or app.workspace.lock.next_id(slot.id)
-    home = app.workspace.root / "specialists" / specialist_id
-    if not existing:
-        _copy_whole(folder / "adapter", home)
-    specialist = (
-        app.workspace.lock.specialists[existing]
-        if existing
-        else Specialist(
-            slot=slot.id,
-            base=config.model,
-            base_sha256=verified_sha256(gguf),
-            adapter=str(home.relative_to(app.workspace.root)),
-            adapter_sha256=sha256_of_file(home / "adapter_model.safetensors"),
-            gguf_sha256=sha256_of_file(home / "adapter.gguf"),
-            contract_sha256=contract.sha256,
-            dataset_sha256=dataset.sha256,
-            recipe=asdict(recipe),
-            examples=trained.examples,
-            train_seconds=round(trained.seconds, 1),
-            teacher=dataset.teacher,
-            scores={},
-            max_tokens=trained.longest_answer + 16,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+    made = Specialist(
+        slot=slot.id,
+        base=config.model,
+        base_sha256=base_sha256,
+        adapter="",
+        adapter_sha256=sha256_of_file(folder / "adapter" / "adapter_model.safetensors"),
+        gguf_sha256=sha256_of_file(folder / "adapter" / "adapter.gguf"),
+        contract_sha256=contract.sha256,
+        dataset_sha256=dataset.sha256,
+        recipe=asdict(recipe),
+        examples=trained.examples,
+        train_seconds=round(trained.seconds, 1),
+        teacher=dataset.teacher,
+        scores={},
+        max_tokens=trained.longest_answer + 16,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    existing = _existing(app, made)
+    specialist_id = existing or app.workspace.lock.next_id(slot.id)
+    if existing:
+        specialist = app.workspace.lock.specialists[existing]
+    else:
+        home = app.workspace.root / "specialists" / specialist_id
+        _copy_whole(folder / "adapter", home)
+        specialist = made.model_copy(update={"adapter": str(home.relative_to(app.workspace.root))})
     predictions = [p async for p in _evaluate(app, slot, dataset, config, specialist_id, specialist, folder, progress)]
     predictions = in_order(predictions, dataset.parts["test"])
     if not existing:
@@ -119,7 +130,16 @@ async def distill(
     return Distilled(specialist_id, specialist, predictions, dataset, trained, reused=existing is not None)
 
 
-def _base(app: App, name: str | None) -> tuple[ModelConfig, Weights]:
+def base_of(app: App, name: str | None) -> tuple[ModelConfig, Weights]:
+    """Return the entry in `[models]` and the weights that a specialist would stand on.
+
+    Args:
+        app: the workspace.
+        name: a name in `[models]`; the slm tier's model where None.
+
+    Raises:
+        ConfigError: it is not one that can be trained and served.
+    """
     tier = app.workspace.config.tiers.get("slm")
     if name is None and tier is None:
         raise ConfigError("No base to train: give [tiers] an slm entry in hetero.toml, or name one with --base.")
@@ -145,7 +165,8 @@ async def _train(
         arguments = contract.load(example.input)
         texts.append((chat_of(contract.messages(arguments)), contract.answer_text(example.output, arguments)))
     progress("train", 0, 1)
-    trained = await train_aside(weights, texts, recipe, folder, lambda done, total: progress("train", done, total))
+    job = Job(weights, texts, recipe, folder)
+    trained = await train_aside(job, lambda done, total: progress("train", done, total))
     write_atomically(note, json.dumps(asdict(trained)).encode())
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     return trained
@@ -186,13 +207,18 @@ async def _evaluate(
     contestants: list[tuple[str, Endpoint, Sequence[Example], int]] = [
         ("specialist", await app.engines.specialist(specialist_id, specialist, config), (), TIMED),
         ("base_grammar", base, (), 0),
-        ("base_five_shot", base, dataset.parts["train"][:FIVE], 0),
+        ("base_five_shot", base, _shots(contract, dataset.parts["train"]), 0),
     ]
     done = read_predictions(folder / "predictions.jsonl")
     count, total = 0, len(contestants) * len(test)
     with (folder / "predictions.jsonl").open("a", encoding="utf-8") as file:
         for phase, endpoint, shots, timed in contestants:
-            kept = [done[phase, example.key] for example in test if (phase, example.key) in done]
+            # An answer stays what it was; what is right may have been corrected since.
+            kept = [
+                replace(done[phase, example.key], target=example.output)
+                for example in test
+                if (phase, example.key) in done
+            ]
             for prediction in kept:
                 yield prediction
             count += len(kept)
@@ -215,16 +241,27 @@ async def _evaluate(
                         yield prediction
 
 
+def _shots(contract: Contract, train: Sequence[Example]) -> Sequence[Example]:
+    """The first five examples that are no longer than most: five of the longest may not fit the context."""
+
+    def length(example: Example) -> int:
+        return len(str(contract.messages(contract.load(example.input))))
+
+    middle = sorted(map(length, train))[len(train) // 2]
+    return [example for example in train if length(example) <= middle][:FIVE]
+
+
 def _scores(predictions: Sequence[Prediction]) -> dict[str, Score]:
     phases = dict.fromkeys(p.phase for p in predictions)
     return {phase: score([p for p in predictions if p.phase == phase]) for phase in phases}
 
 
-def _existing(app: App, slot: SlotId, folder: Path) -> SpecialistId | None:
-    adapter = sha256_of_file(folder / "adapter" / "adapter_model.safetensors")
-    return next(
-        (name for name, entry in app.workspace.lock.of_slot(slot).items() if entry.adapter_sha256 == adapter), None
-    )
+def _existing(app: App, made: Specialist) -> SpecialistId | None:
+    """The specialist that is the same work: same weights on the same base, measured on the same data."""
+    own = {"adapter", "scores", "created", "train_seconds"}
+    same = made.model_dump(exclude=own)
+    entries = app.workspace.lock.of_slot(made.slot).items()
+    return next((name for name, entry in entries if entry.model_dump(exclude=own) == same), None)
 
 
 def _copy_whole(source: Path, target: Path) -> None:

@@ -24,13 +24,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic_ai.messages import ModelMessage, ModelRequest, TextPart, UserPromptPart
 
 from ..contract import Sha256, sha256_of
-from ..engines.catalog import Weights, fetch_weights
+from ..engines.catalog import Weights, fetch_weights, verified_sha256
 from ..errors import DistillError, MissingExtraError
+from .lower import LowerLayers
 
 if TYPE_CHECKING:
     import torch
-
-CHECKPOINT_SECONDS = 30.0
 
 TOKENS_AT_ONCE = {"cpu": 768, "cuda": 16384}
 """Tokens in one forward pass; on a processor more are no faster."""
@@ -38,11 +37,22 @@ TOKENS_AT_ONCE = {"cpu": 768, "cuda": 16384}
 Progress = Callable[[int, int], None]
 """Called with the batches done and all batches."""
 
+KEPT_BYTES = 2**31
+"""Memory for what the lower layers gave; work that would need more asks them again in each epoch."""
+
 Text = tuple[list[dict[str, str]], str]
 """A call as a chat (`chat_of`) and the answer's text."""
 
-Sample = tuple[list[int], list[int]]
-"""The tokens of a prompt and of its answer."""
+
+@dataclass(frozen=True)
+class Sample:
+    """The tokens of a prompt and of its answer."""
+
+    prompt: list[int]
+    answer: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,25 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Job:
+    """What a training is given.
+
+    Attributes:
+        weights: the base.
+        texts: calls and answers.
+        recipe: how.
+        folder: where the checkpoint and the adapter go; a checkpoint found there is continued.
+        checkpoint_seconds: time between checkpoints.
+    """
+
+    weights: Weights
+    texts: Sequence[Text]
+    recipe: Recipe
+    folder: Path
+    checkpoint_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
 class Trained:
     """What training gave besides the adapter's files."""
 
@@ -87,23 +116,12 @@ class Trained:
         return cls(**fields)
 
 
-def train_lora(
-    weights: Weights,
-    texts: Sequence[Text],
-    recipe: Recipe,
-    folder: Path,
-    progress: Progress,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
-) -> Trained:
-    """Train an adapter and write it to `folder/adapter` (PEFT's form).
+def train_lora(job: Job, progress: Progress) -> Trained:
+    """Train an adapter and write it to `adapter` in the job's folder (PEFT's form).
 
     Args:
-        weights: the base.
-        texts: calls and answers.
-        recipe: how.
-        folder: where the checkpoint and the adapter go; a checkpoint found there is continued.
+        job: what to train on what.
         progress: called after each batch; what it raises stops the training, which then goes on from there.
-        checkpoint_seconds: time between checkpoints.
 
     Raises:
         DistillError: no example fits `max_length`.
@@ -114,35 +132,41 @@ def train_lora(
         from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     except ImportError as error:
         raise MissingExtraError("Training", "distill") from error
-    model, tokenizer = load_base(weights)
-    samples = [_tokens(tokenizer, weights, chat, answer) for chat, answer in texts]
-    fitting = [s for s in samples if len(s[0]) + len(s[1]) <= recipe.max_length]
+    recipe, folder = job.recipe, job.folder
+    model, tokenizer = load_base(job.weights)
+    samples = [_tokens(tokenizer, job.weights, chat, answer) for chat, answer in job.texts]
+    fitting = [sample for sample in samples if len(sample) <= recipe.max_length]
     if not fitting:
         raise DistillError(
-            f"No example fits into {recipe.max_length} tokens; the shortest has {min(len(p) + len(a) for p, a in samples)}."
+            f"No example fits into {recipe.max_length} tokens; the shortest has {min(map(len, samples))}."
         )
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     at_once = TOKENS_AT_ONCE[device]
-    if device == "cpu" and max(len(p) + len(a) for p, a in fitting) <= at_once:
+    if device == "cpu" and max(map(len, fitting)) <= at_once:
         model.set_attn_implementation("eager")  # a tenth faster than sdpa there, while the matrices are small
 
     torch.manual_seed(recipe.seed)
     layers: int = model.config.num_hidden_layers
+    lowest = layers - max(1, round(layers * recipe.top_layers))
     config = LoraConfig(
         r=recipe.r,
         lora_alpha=recipe.lora_alpha,
         target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        layers_to_transform=list(range(layers - max(1, round(layers * recipe.top_layers)), layers)),
+        layers_to_transform=list(range(lowest, layers)),
         task_type="CAUSAL_LM",
     )
     mixed = _computes_bf16(device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers in a way that ends with version 6
-        tuned: Any = get_peft_model(model, config).to(device).train()
+        tuned: Any = get_peft_model(model.to(device), config).train()
+    if mixed:
+        _keep_in_bf16(tuned)
+    states_bytes = sum(map(len, fitting)) * model.config.hidden_size * 4
+    lower = LowerLayers(model, lowest) if lowest and recipe.epochs > 1 and states_bytes <= KEPT_BYTES else None
     parameters = [p for p in tuned.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
-    batches = list(_batches([len(p) + len(a) for p, a in fitting], recipe))
+    batches = list(_batches(list(map(len, fitting)), recipe))
     done, spent, losses, recent = 0, 0.0, list[tuple[int, float]](), list[float]()
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
@@ -162,10 +186,10 @@ def train_lora(
     for number, batch in enumerate(batches[done:], done):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * min(1.0, (number + 1) / 8) * max(0.02, 1 - number / len(batches))
-        answer_tokens, loss = sum(len(fitting[i][1]) for i in batch), torch.zeros((), device=device)
+        answer_tokens, loss = sum(len(fitting[i].answer) for i in batch), torch.zeros((), device=device)
         for part in _micro_batches([fitting[i] for i in batch], at_once):
             with torch.autocast(device, torch.bfloat16, enabled=mixed):
-                share = _loss_sum(tuned, part, tokenizer.pad_token_id, device) / answer_tokens
+                share = _loss_sum(tuned, lower, part, tokenizer.pad_token_id, device) / answer_tokens
             share.backward()
             loss += share.detach()
         optimizer.step()
@@ -174,7 +198,7 @@ def train_lora(
         if len(recent) == 5 or number == len(batches) - 1:
             losses.append((sum(map(len, batches[: number + 1])), sum(recent) / len(recent)))
             recent.clear()
-        if time.monotonic() - saved > checkpoint_seconds:
+        if time.monotonic() - saved > job.checkpoint_seconds:
             save(number + 1)
             saved = time.monotonic()
         try:
@@ -187,13 +211,13 @@ def train_lora(
         examples=len({i for batch in batches for i in batch}),
         seconds=spent + time.monotonic() - started,
         losses=losses,
-        longest_answer=max(len(answer) for _, answer in samples),
+        longest_answer=max(len(sample.answer) for sample in fitting),
         left_out=len(samples) - len(fitting),
     )
 
 
 def load_base(weights: Weights) -> tuple[Any, Any]:
-    """Return (model in fp32, tokenizer) of a base in transformers, read from its GGUF once and kept as safetensors.
+    """Return (model in fp32, tokenizer) of a base in transformers, read from its GGUF once and kept as safetensors beside it.
 
     fp32: what is trained beside it is small, and products are taken in bf16 where that is faster.
     """
@@ -201,7 +225,7 @@ def load_base(weights: Weights) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     gguf = fetch_weights(weights)
-    folder = gguf.with_name(f"{gguf.stem}-safetensors")
+    folder = safetensors_folder(gguf)
     with _quiet_transformers():
         if not (folder / "config.json").is_file():
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
@@ -216,6 +240,11 @@ def load_base(weights: Weights) -> tuple[Any, Any]:
             os.replace(part, folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         return model, load_tokenizer(folder)
+
+
+def safetensors_folder(gguf: Path) -> Path:
+    """Return where `load_base` keeps the base of a GGUF file; another file of that name gets another folder."""
+    return gguf.with_name(f"{gguf.stem}-{verified_sha256(gguf)[:8]}-safetensors")
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -254,7 +283,7 @@ def _tokens(tokenizer: Any, weights: Weights, chat: list[dict[str, str]], answer
     prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     end = weights.end_of_turn or tokenizer.eos_token
     encode: Callable[[str], list[int]] = lambda text: tokenizer(text, add_special_tokens=False).input_ids  # noqa: E731
-    return encode(prompt), encode(answer + end)
+    return Sample(encode(prompt), encode(answer + end))
 
 
 def _batches(lengths: Sequence[int], recipe: Recipe) -> Iterator[list[int]]:
@@ -275,27 +304,28 @@ def _batches(lengths: Sequence[int], recipe: Recipe) -> Iterator[list[int]]:
 def _micro_batches(samples: Sequence[Sample], at_once: int) -> Iterator[list[Sample]]:
     """A batch in parts of at most so many tokens, padding counted: memory stays bounded, gradients are the same."""
     part: list[Sample] = []
-    for sample in sorted(samples, key=lambda sample: len(sample[0]) + len(sample[1])):
-        longest = len(sample[0]) + len(sample[1])
-        if part and longest * (len(part) + 1) > at_once:
+    for sample in sorted(samples, key=len):
+        if part and len(sample) * (len(part) + 1) > at_once:
             yield part
             part = []
         part.append(sample)
     yield part
 
 
-def _loss_sum(model: Any, samples: Sequence[Sample], pad: int, device: str) -> torch.Tensor:
+def _loss_sum(model: Any, lower: LowerLayers | None, samples: Sequence[Sample], pad: int, device: str) -> torch.Tensor:
     """Summed cross-entropy of the answers' tokens; only their logits are computed."""
     import torch
 
-    length, kept = max(len(p) + len(a) for p, a in samples), max(len(a) for _, a in samples)
+    length, kept = max(map(len, samples)), max(len(sample.answer) for sample in samples)
     ids = torch.full((len(samples), length), pad)
     mask = torch.zeros_like(ids)
     labels = torch.full((len(samples), kept), -100)
-    for row, (prompt, answer) in enumerate(samples):
-        ids[row, length - len(prompt) - len(answer) :] = torch.tensor(prompt + answer)
-        mask[row, length - len(prompt) - len(answer) :] = 1
-        labels[row, kept - len(answer) :] = torch.tensor(answer)
+    for row, sample in enumerate(samples):
+        ids[row, length - len(sample) :] = torch.tensor(sample.prompt + sample.answer)
+        mask[row, length - len(sample) :] = 1
+        labels[row, kept - len(sample.answer) :] = torch.tensor(sample.answer)
+    if lower:
+        lower.give([sample.prompt + sample.answer for sample in samples], length)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     output = model(
         input_ids=ids.to(device),
@@ -316,6 +346,15 @@ def _computes_bf16(device: str) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not say
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _keep_in_bf16(model: Any) -> None:
+    """Keep the layers' frozen matrices as autocast would cast them at each pass; the embeddings stay, the residual stream's type follows them."""
+    import torch
+
+    for name, parameter in model.named_parameters():
+        if ".layers." in name and parameter.ndim == 2 and not parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def _save_whole(state: dict[str, Any], path: Path) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 from .. import errors
 from ..engines.catalog import Weights
 from ..errors import DistillError, HeteroError
-from .train import CHECKPOINT_SECONDS, Progress, Recipe, Text, Trained, train_lora
+from .train import Job, Progress, Recipe, Trained, train_lora
 
 STOPPED = 130
 """Exit status of a training that was stopped after its checkpoint was written."""
@@ -31,24 +30,17 @@ LINE_LIMIT = 64 * 1024 * 1024
 """Bytes of the longest line that comes back: the learning curve of a long training."""
 
 
-async def train_aside(
-    weights: Weights,
-    texts: Sequence[Text],
-    recipe: Recipe,
-    folder: Path,
-    progress: Progress,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
-) -> Trained:
+async def train_aside(job: Job, progress: Progress) -> Trained:
     """Run `train_lora` in a process of its own; cancelling stops it after its checkpoint.
 
-    Args: as `train_lora`.
+    Args:
+        job: what to train on what.
+        progress: called after each batch.
 
     Raises:
         HeteroError: what `train_lora` raises.
         DistillError: the process ended in another way; what it printed is a note on the error.
     """
-    job: dict[str, Any] = {"weights": asdict(weights), "texts": texts, "recipe": asdict(recipe), "folder": str(folder)}
-    job["checkpoint_seconds"] = checkpoint_seconds
     # Not `-m`, for which the package has imported this module before it runs; and without the working directory on the path.
     program = f"from {__name__} import main; raise SystemExit(main())"
     pipe = asyncio.subprocess.PIPE
@@ -64,7 +56,7 @@ async def train_aside(
     printed = asyncio.create_task(process.stderr.read())
     trained: Trained | None = None
     try:
-        process.stdin.write(json.dumps(job).encode())
+        process.stdin.write(job_line(job).encode())
         process.stdin.close()
         async for line in process.stdout:
             match json.loads(line):
@@ -104,6 +96,23 @@ def _ended(status: int, printed: str) -> DistillError:
     return error
 
 
+def job_line(job: Job) -> str:
+    """Return a job as a line of JSON."""
+    return json.dumps(asdict(job) | {"folder": str(job.folder)})
+
+
+def read_job(line: str) -> Job:
+    """Return the job of a line that `job_line` gave."""
+    values: dict[str, Any] = json.loads(line)
+    return Job(
+        weights=Weights(**values["weights"]),
+        texts=[(chat, answer) for chat, answer in values["texts"]],
+        recipe=Recipe(**values["recipe"]),
+        folder=Path(values["folder"]),
+        checkpoint_seconds=values["checkpoint_seconds"],
+    )
+
+
 def main() -> int:
     """Train as the job on standard input says."""
     steps, stopping = list[int](), list[int]()
@@ -128,17 +137,8 @@ def main() -> int:
             raise InterruptedError
         say({"done": done, "total": total})  # raises where the parent is gone, and so ends the training
 
-    job = json.loads(sys.stdin.read())
-    texts: list[Text] = [(chat, answer) for chat, answer in job["texts"]]
     try:
-        trained = train_lora(
-            Weights(**job["weights"]),
-            texts,
-            Recipe(**job["recipe"]),
-            Path(job["folder"]),
-            progress,
-            job["checkpoint_seconds"],
-        )
+        trained = train_lora(read_job(sys.stdin.read()), progress)
     except InterruptedError:
         return STOPPED
     except HeteroError as error:

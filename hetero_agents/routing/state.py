@@ -20,7 +20,6 @@ FAILURES_TO_OPEN: Final = 3
 REST_SECONDS: Final = 60.0
 
 _SCHEMA = """
-PRAGMA journal_mode=WAL;
 CREATE TABLE IF NOT EXISTS breaker (specialist TEXT PRIMARY KEY, failures INTEGER NOT NULL, until REAL NOT NULL);
 """
 
@@ -56,7 +55,9 @@ class State:
     def worked(self, specialist: str) -> None:
         """Forget the failures of a specialist that answered."""
         with self._lock, contextlib.suppress(sqlite3.Error), self._open() as connection:
-            connection.execute("DELETE FROM breaker WHERE specialist = ?", (specialist,))
+            failed = connection.execute("SELECT 1 FROM breaker WHERE specialist = ?", (specialist,)).fetchone()
+            if failed:  # the usual call writes nothing
+                connection.execute("DELETE FROM breaker WHERE specialist = ?", (specialist,))
 
     def close(self) -> None:
         """Close the file."""

@@ -78,5 +78,6 @@ class App:
         """Flush the spans and stop every server."""
         atexit.unregister(self.close)
         self.tracing.close()
+        self.vault.close()
         self.engines.close()
         self.state.close()

@@ -17,7 +17,7 @@ from pydantic_ai.capabilities import (
     Instrumentation,
     WrapRunHandler,
 )
-from pydantic_ai.exceptions import ModelAPIError, UnexpectedModelBehavior
+from pydantic_ai.exceptions import FallbackExceptionGroup, ModelAPIError, UnexpectedModelBehavior
 from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import Model, ModelRequestParameters, ModelResolutionContext, StreamedResponse
 from pydantic_ai.models.fallback import FallbackModel
@@ -119,11 +119,14 @@ class _Binder(AbstractCapability[Any]):
         if (person := current_subject()) is not None:
             span.set_attribute(Names.SUBJECT, person)
         with root_span(span):
-            return await handler()
+            try:
+                return await handler()
+            except FallbackExceptionGroup as group:
+                raise EngineError(f"No model answered ({'; '.join(map(str, group.exceptions))}).") from group
 
 
 def _engine_failed(error: Exception) -> bool:
-    passing = isinstance(error, ModelAPIError | UnexpectedModelBehavior | EngineError | TimeoutError)
+    passing = isinstance(error, ModelAPIError | UnexpectedModelBehavior | EngineError | OSError)
     return passing and not isinstance(error, ReplayMissError)
 
 
@@ -143,8 +146,11 @@ class _Bound(WrapperModel):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         self._say()
-        async with asyncio.timeout(self._link.timeout):
-            return await super().request(messages, model_settings, model_request_parameters)
+        try:
+            async with asyncio.timeout(self._link.timeout):
+                return await super().request(messages, model_settings, model_request_parameters)
+        except TimeoutError as error:
+            raise EngineError(f"{self._link.label} gave no answer in {self._link.timeout:g} s.") from error
 
     @asynccontextmanager
     async def request_stream(

@@ -31,7 +31,7 @@ class Registry:
         self._lock = threading.Lock()
 
     def add_slot(self, slot: Slot[..., Any]) -> None:
-        """Register a slot; the same id from the same file replaces, from another is an error."""
+        """Register a slot; the same id from the same file or notebook replaces, from another is an error."""
         before = self.slots.get(slot.id)
         if before is not None:
             _refuse_twin("slot", slot.id, before.function, slot.function)
@@ -78,16 +78,19 @@ registry = Registry()
 
 
 def name_in_module(function: Callable[..., Any]) -> str:
-    """Return `module.function`: the module's last part, for `__main__` the stem of its file."""
+    """Return `module.function`: the module's last part, for `__main__` the stem of its file, `main` without one (a notebook)."""
     module = function.__module__
     if module == "__main__":
-        module = Path(function.__code__.co_filename).stem
+        file = Path(function.__code__.co_filename)
+        module = file.stem if file.exists() else "main"
     return f"{module.rpartition('.')[2]}.{function.__name__}"
 
 
 def _refuse_twin(kind: str, name: str, before: Callable[..., Any], after: Callable[..., Any]) -> None:
     first, second = before.__code__.co_filename, after.__code__.co_filename
-    if first != second:
+    # Each run of a notebook's cell is another file to Python.
+    again = before.__module__ == after.__module__ == "__main__"
+    if first != second and not again:
         raise SlotDefinitionError(
             f"The {kind} {name!r} is declared in {first} and again in {second}; give one of them another name with name=."
         )

@@ -190,11 +190,6 @@ class Slot(Generic[P, R]):
         self._checks.append(check)
         return verifier
 
-    @property
-    def checks(self) -> tuple[Check, ...]:
-        """The verifiers, in the order of their declaration."""
-        return tuple(self._checks)
-
 
 @overload
 def slot(function: Callable[P, Coroutine[Any, Any, R]], /) -> Slot[P, R]: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
@@ -36,11 +36,21 @@ class Trace:
     @property
     def outcome(self) -> Outcome:
         """How the run ended: the latest feedback, else what the run said itself, else an error, else unknown."""
+        return self._outcome_of(self.roots)
+
+    def outcome_of(self, span: SpanRecord) -> Outcome:
+        """How the run that a span belongs to ended: a trace holds several where the user's own span is around them."""
+        by_id = {other["span_id"]: other for other in self.spans}
+        while (parent := by_id.get(span["parent_id"] or "")) is not None:
+            span = parent
+        return self._outcome_of([span])
+
+    def _outcome_of(self, roots: Sequence[SpanRecord]) -> Outcome:
         scores = [f.score for f in self.feedback if f.span_id is None and f.score is not None]
         if scores:
             return "ok" if scores[-1] >= 0.5 else "failed"
-        stated = [span["attributes"].get(Names.OUTCOME) for span in self.roots]
-        if "failed" in stated or any(span["status"] == "ERROR" for span in self.roots):
+        stated = [span["attributes"].get(Names.OUTCOME) for span in roots]
+        if "failed" in stated or any(span["status"] == "ERROR" for span in roots):
             return "failed"
         return "ok" if "ok" in stated else "unknown"
 
@@ -71,16 +81,15 @@ class SlotCall:
 def read_traces(vault: Vault, *, slot: str | None = None, trace: str | None = None) -> Iterator[Trace]:
     """Give whole traces: all, those that called a slot, or one."""
     said: dict[str, list[Feedback]] = {}
-    for feedback in vault.feedback():
+    for feedback in vault.feedback(trace):
         said.setdefault(feedback.trace_id, []).append(feedback)
     for trace_id, spans in groupby(vault.read(slot=slot, trace=trace), key=lambda span: span["trace_id"]):
         yield Trace(trace_id, list(spans), said.get(trace_id, []))
 
 
 def calls_of(vault: Vault, slot: str) -> Iterator[SlotCall]:
-    """Give a slot's calls that have an answer, oldest trace first; children of a killed run have outcome unknown."""
+    """Give a slot's calls that have an answer, trace by trace; children of a killed run have outcome unknown."""
     for trace in read_traces(vault, slot=slot):
-        outcome = trace.outcome
         answers = {f.span_id: f for f in trace.feedback if f.has_answer and f.span_id}
         scores = {f.span_id: f.score for f in trace.feedback if f.score is not None and f.span_id}
         for span in trace.spans:
@@ -103,6 +112,6 @@ def calls_of(vault: Vault, slot: str) -> Iterator[SlotCall]:
                 specialist=attributes.get(Names.SPECIALIST),
                 trainable=attributes.get(Names.TRAINABLE, False),
                 hci=attributes.get(Names.HCI, False),
-                outcome=outcome if score is None else "ok" if score >= 0.5 else "failed",
+                outcome=trace.outcome_of(span) if score is None else "ok" if score >= 0.5 else "failed",
                 start=span["start"],
             )

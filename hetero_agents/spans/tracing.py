@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
 
 from opentelemetry.sdk.resources import Resource
@@ -51,7 +52,9 @@ class Tracing:
             resource=Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", "hetero_agents")}),
             span_limits=_UNLIMITED,
         )
-        self.provider.add_span_processor(_batch(_VaultExporter(vault, redact)))
+        self._exporter = _VaultExporter(vault, redact)
+        self._lost = 0
+        self.provider.add_span_processor(_batch(self._exporter))
         otlp = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
         if otlp and redact is not None:
             _log.warning("Spans are not sent to %s: redaction does not reach OTLP.", otlp)
@@ -68,8 +71,17 @@ class Tracing:
         )
 
     def flush(self, timeout: float = 30.0) -> bool:
-        """Wait until every finished span is stored and sent; False if that took longer than `timeout` seconds."""
-        return self.provider.force_flush(int(timeout * 1000))
+        """Wait until every finished span is stored and handed to OTLP.
+
+        Returns:
+            False if that took longer than `timeout` seconds, or if spans were lost since the last flush.
+        """
+        # The SDK's processor ignores the timeout that it is given, so it is kept here.
+        flushing = threading.Thread(target=self.provider.force_flush, daemon=True)
+        flushing.start()
+        flushing.join(timeout)
+        lost, self._lost = self._exporter.dropped - self._lost, self._exporter.dropped
+        return not flushing.is_alive() and not lost
 
     def close(self) -> None:
         """Flush and stop the exporters' threads."""

@@ -45,7 +45,7 @@ class Vault(Protocol):
         ...
 
     def read(self, *, slot: str | None = None, trace: str | None = None) -> Iterator[SpanRecord]:
-        """Give spans in the order of their start: all, those of the traces that called a slot, or one trace's."""
+        """Give spans trace by trace, each in the order of their start: all, those of the traces that called a slot, or one trace's."""
         ...
 
     def traces(self, limit: int) -> list[str]:
@@ -56,8 +56,12 @@ class Vault(Protocol):
         """Store feedback."""
         ...
 
-    def feedback(self) -> list[Feedback]:
-        """Return all feedback, oldest first."""
+    def feedback(self, trace: str | None = None) -> list[Feedback]:
+        """Return all feedback, or that on one trace, oldest first."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what this thread holds open."""
         ...
 
 
@@ -117,9 +121,11 @@ class SqliteVault:
         with self._writing() as connection:
             connection.execute("INSERT INTO feedback VALUES (?, ?, ?, ?, ?)", row)
 
-    def feedback(self) -> list[Feedback]:
-        """Return all feedback, oldest first."""
-        rows = self._select("SELECT trace_id, span_id, score, answer, time FROM feedback ORDER BY time", ())
+    def feedback(self, trace: str | None = None) -> list[Feedback]:
+        """Return all feedback, or that on one trace, oldest first."""
+        where, values = ("WHERE trace_id = ?", (trace,)) if trace else ("", tuple[str, ...]())
+        query = f"SELECT trace_id, span_id, score, answer, time FROM feedback {where} ORDER BY time"
+        rows = self._select(query, values)
         return [
             Feedback(trace, span, score, json.loads(answer) if answer else None, answer is not None, when)
             for trace, span, score, answer, when in rows
