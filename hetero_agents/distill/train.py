@@ -62,7 +62,7 @@ class Recipe:
     r: int = 16
     lora_alpha: int = 32
     learning_rate: float = 1e-3
-    batch_size: int = 8
+    batch_size: int = 4
     epochs: float = 1.5
     top_layers: float = 0.5
     """Share of the layers, from the top, that get an adapter: the backward pass ends at the lowest of them."""
