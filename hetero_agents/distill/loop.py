@@ -230,7 +230,8 @@ async def _evaluate(
                         pass
             # Those that go together are sorted: like prompts after each other, for the prompt cache.
             together = sorted(missing[timed:], key=lambda e: str(contract.messages(contract.load(e.input))))
-            for examples, at_once in ((missing[:timed], 1), (together, SERVER_SLOTS)):
+            # Long prompts are no faster together: each server slot would read the shots for itself.
+            for examples, at_once in ((missing[:timed], 1), (together, 1 if shots else SERVER_SLOTS)):
                 asked = predict(phase, endpoint, contract, examples, shots=shots, at_once=at_once)
                 async with aclosing(asked):
                     async for prediction in asked:

@@ -26,7 +26,7 @@ from examples.tool_desk.work import load_items
 from hetero_agents import Slot
 from hetero_agents.bindings import ModelConfig, Workspace
 from hetero_agents.distill.evaluate import read_predictions, same, wilson
-from hetero_agents.distill.train import load_base
+from hetero_agents.distill.train import load_base, safetensors_folder
 from hetero_agents.engines import Engines
 from hetero_agents.engines.catalog import fetch_weights, find_weights
 from hetero_agents.routing import BadAnswer, attempt
@@ -47,7 +47,7 @@ def main() -> None:
     weights = find_weights(BASE)
     load_base(weights)
     gguf = fetch_weights(weights)
-    with _server(python, gguf.with_name(f"{gguf.stem}-safetensors")) as url:
+    with _server(python, safetensors_folder(gguf)) as url:
         asyncio.run(_measure(url))
 
 
