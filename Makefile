@@ -39,6 +39,7 @@ check: $(VENV)/.dev ## Format, lint and types, without tests
 bench: $(VENV)/.dev ## Measurements against named peers, after `make demo` (an hour; makes environments under .bench)
 	@$(BIN)/python tests/bench/call_cost/run.py
 	@$(BIN)/python tests/bench/call_cost/concurrency.py
+	@$(BIN)/python tests/bench/vault_write.py
 	@$(BIN)/python -m tests.bench.parity
 	@$(BIN)/python -m tests.bench.vllm_adapters
 	@$(BIN)/python -m examples.loan_clerk.study

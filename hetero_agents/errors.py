@@ -9,6 +9,7 @@
     ├── EngineError                a model could not be run: weights, server, network
     │   └── ReplayMissError        an answer key has no answer for this state
     ├── IntegrityError             a file's hash is not the one that was recorded
+    ├── KeyAccessError             no key, a wrong key, or a role that does not open this
     ├── AnswerError                no model of the chain gave a usable answer
     └── DistillError               a specialist cannot be made from what is there
 
@@ -76,6 +77,10 @@ class ReplayMissError(EngineError):
 
 class IntegrityError(HeteroError):
     """A file is not the one that was recorded: its SHA-256 differs."""
+
+
+class KeyAccessError(HeteroError):
+    """A vault cannot be opened with the key that is here, or not by this reader's role."""
 
 
 class AnswerError(HeteroError):

@@ -18,6 +18,15 @@ from .support import TOML, Answers, FakeEngines, write_workspace
 OpenApp = Callable[..., App]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def keys_of_the_tests_own(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
+    """Private keys that a test's vault makes go here, not to the account's."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("keys")
+        patch.setenv("HETERO_KEYS", str(folder))
+        yield folder
+
+
 @pytest.fixture(autouse=True)
 def same_registry_afterwards() -> Generator[None]:
     slots, agents, app = dict(registry.slots), dict(registry.code_agents), registry.opened
@@ -31,7 +40,7 @@ def same_registry_afterwards() -> Generator[None]:
 @pytest.fixture(autouse=True)
 def no_telemetry_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(("OTEL_", "HETERO_")):
+        if name.startswith(("OTEL_", "HETERO_")) and name != "HETERO_KEYS":
             monkeypatch.delenv(name)
 
 

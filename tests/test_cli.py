@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hetero_agents.bindings import SpecialistId, Workspace
 from hetero_agents.cli import main
 from hetero_agents.contract import SlotId
 from hetero_agents.slots import registry
-from hetero_agents.spans import SqliteVault
+from hetero_agents.spans import SealedVault
 
 from .support import lock_entry, write_workspace
 from .test_vault import span
@@ -110,6 +112,7 @@ def desk(hetero: Hetero, tmp_path: Path) -> Hetero:
     """Runs a command in a workspace with slots, code agents and an agent."""
     write_workspace(tmp_path, TOML)
     (tmp_path / "clidesk.py").write_text(MODULE)
+    SealedVault(tmp_path / ".hetero" / "vault").made_keyring()  # with its remark, which no command then makes
     return hetero
 
 
@@ -282,7 +285,7 @@ def test_a_score_becomes_the_runs_outcome(desk: Hetero) -> None:
 def test_an_answer_is_kept_for_the_only_call_of_a_run(desk: Hetero, tmp_path: Path) -> None:
     trace = desk("run", "clidesk.classify", "x", "--json").json["trace"]
     assert desk("feedback", trace, "--answer", '"other"').code == 0
-    [feedback] = SqliteVault(tmp_path / ".hetero" / "vault.db").feedback()
+    [feedback] = SealedVault(tmp_path / ".hetero" / "vault").feedback()
     assert (feedback.answer, feedback.trace_id, feedback.span_id is not None) == ("other", trace, True)
 
 
@@ -380,3 +383,52 @@ def test_the_program_ends_with_its_exit_code_and_one_sentence(tmp_path: Path) ->
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("hetero: There is no hetero.toml in ")
     assert "Traceback" not in done.stderr
+
+
+# -- keys ------------------------------------------------------------------------------------------
+
+
+def test_readers_come_and_go(desk: Hetero) -> None:
+    trace = desk("run", "clidesk.classify", "x", "--json").json["trace"]
+    added = desk("keys", "add", "ops", "--role", "operator", "--expires", "2999-01-01", "--json").json
+    assert Path(added["key"]).exists()
+    assert [(r["reader"], r["role"], r["expires"]) for r in desk("keys", "list", "--json").json["readers"]] == [
+        ("owner", "curator", None),
+        ("ops", "operator", "2999-01-01"),
+    ]
+    assert desk("keys", "rotate", "--json").json["epoch"] == 1
+    assert "opens nothing that is written from now on" in desk("keys", "remove", "ops").out
+    assert desk("keys", "list", "--json").json["epoch"] == 2
+    assert desk("traces", trace, "--json").json["outcome"] == "unknown"
+
+
+def test_a_readers_public_key_may_come_from_openssl(desk: Hetero, tmp_path: Path) -> None:
+    public = X25519PrivateKey.generate().public_key()
+    (tmp_path / "eve.pem").write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    added = desk("keys", "add", "eve", "--role", "curator", "--public", "eve.pem", "--json").json
+    assert added == {"reader": "eve", "role": "curator", "key": None}
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (("init",), "The vault "),
+        (("add", "owner", "--role", "operator"), "There is a reader 'owner' already"),
+        (("add", "eve", "--role", "king"), "There is no role 'king'; the roles are operator and curator."),
+        (("add", "eve", "--role", "curator", "--public", "clidesk.py"), "clidesk.py is no public key in PEM"),
+        (("remove", "owner"), "Nobody could open what comes"),
+        (("remove", "ower"), "There is no reader 'ower', did you mean 'owner'"),
+    ],
+)
+def test_a_change_of_readers_that_cannot_be_is_one_sentence(
+    desk: Hetero, command: tuple[str, ...], sentence: str
+) -> None:
+    before = desk("keys", "list", "--json").json
+    assert desk("keys", *command).sentence.startswith(sentence)
+    assert desk("keys", "list", "--json").json == before
+
+
+def test_a_passphrase_is_asked_for_on_a_terminal_only(hetero: Hetero, tmp_path: Path) -> None:
+    write_workspace(tmp_path, TOML)
+    assert hetero("keys", "init", "--passphrase").sentence == "--passphrase asks on a terminal, and this is none."
+    assert not (tmp_path / ".hetero" / "vault" / "keyring.json").exists()

@@ -78,6 +78,7 @@ def test_the_public_names_are_these() -> None:
         "Fits",
         "HeteroError",
         "IntegrityError",
+        "KeyAccessError",
         "MissingExtraError",
         "ModelRetry",
         "NotSent",

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import sqlite3
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -21,7 +20,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from hetero_agents import Slot, slot
 from hetero_agents.bindings import Workspace
 from hetero_agents.slots import App, registry
-from hetero_agents.spans import SpanRecord, SqliteVault, Tracing
+from hetero_agents.spans import SealedVault, SpanRecord, Tracing
 from hetero_agents.testing import MemoryVault
 
 from .conftest import OpenApp
@@ -221,7 +220,7 @@ def test_a_vault_that_cannot_be_written_loses_spans_aloud_and_the_slot_still_ans
     workspace: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
     (workspace.root / "file").write_text("")
-    app = App.of(workspace, SqliteVault(workspace.root / "file" / "vault.db"))
+    app = App.of(workspace, SealedVault(workspace.root / "file" / "vault"))
     app.engines = FakeEngines(workspace.root, models={"fake:big": answers("y")})
     registry.use(app)
     with caplog.at_level(logging.WARNING, "hetero_agents"):
@@ -233,12 +232,12 @@ def test_a_vault_that_cannot_be_written_loses_spans_aloud_and_the_slot_still_ans
 def test_a_full_disk_is_said_with_what_was_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Full(MemoryVault):
         def write(self, records: Any) -> None:
-            raise sqlite3.OperationalError("database or disk is full")
+            raise OSError("the disk is full")
 
     tracing = Tracing(Full())
     tracing.tracer.start_span("lost").end()
     tracing.close()
-    assert "1 spans could not be stored and are lost (1 so far): database or disk is full" in caplog.text
+    assert "1 spans could not be stored and are lost (1 so far): the disk is full" in caplog.text
 
 
 def test_closing_twice_does_no_harm(open_app: OpenApp) -> None:

@@ -1,7 +1,8 @@
 """The vault: nothing is lost between processes; what is read back as runs and as calls."""
 
+import errno
 import json
-import sqlite3
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from hetero_agents import HeteroError
-from hetero_agents.spans import Feedback, SpanRecord, SqliteVault, Trace, Vault, calls_of, read_traces
+from hetero_agents.spans import Feedback, SealedVault, SpanRecord, Trace, Vault, calls_of, read_traces
 from hetero_agents.testing import MemoryVault
 
 from .support import in_processes
@@ -47,7 +48,7 @@ def said(trace: str, span: str | None = None, **what: Any) -> Feedback:
 
 @pytest.fixture(params=["file", "memory"])
 def vault(request: pytest.FixtureRequest, tmp_path: Path) -> Vault:
-    return SqliteVault(tmp_path / "vault.db") if request.param == "file" else MemoryVault()
+    return SealedVault(tmp_path / "vault") if request.param == "file" else MemoryVault()
 
 
 # -- writing and reading ---------------------------------------------------------------------------
@@ -87,38 +88,37 @@ def test_an_empty_vault_holds_nothing(vault: Vault) -> None:
 
 
 def test_reading_makes_no_file(tmp_path: Path) -> None:
-    assert list(SqliteVault(tmp_path / "vault.db").read()) == []
+    assert list(SealedVault(tmp_path / "vault").read()) == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_file_is_the_owners_alone(tmp_path: Path) -> None:
-    SqliteVault(tmp_path / "state" / "vault.db").write([span("a", 1)])
-    files = list((tmp_path / "state").iterdir())
-    assert {path.name for path in files} >= {"vault.db"}
-    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
-    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+    SealedVault(tmp_path / "state" / "vault").write([span("a", 1)])
+    files = list((tmp_path / "state" / "vault").glob("*.spans"))
+    assert [path.stat().st_mode & 0o777 for path in files] == [0o600]
+    assert (tmp_path / "state" / "vault").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_vault_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
+def test_a_vault_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(HeteroError, match=r"cannot be opened .*; check its folder's space and permissions"):
-        SqliteVault(tmp_path / "file" / "vault.db").write([span("a", 1)])
+    with pytest.raises(HeteroError, match="cannot be written"):
+        SealedVault(tmp_path / "file" / "vault").write([span("a", 1)])
 
 
 def write_many(path: str, trace: str) -> None:
-    vault = SqliteVault(Path(path))
+    vault = SealedVault(Path(path))
     for number in range(40):
         vault.write([span(trace, number)])
 
 
 def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "vault.db"
+    path = tmp_path / "vault"
     in_processes(write_many, (str(path), "a"), (str(path), "b"))
-    assert [s["span_id"] for s in SqliteVault(path).read()] == [f"{t}{n:02d}" for t in "ab" for n in range(40)]
+    assert [s["span_id"] for s in SealedVault(path).read()] == [f"{t}{n:02d}" for t in "ab" for n in range(40)]
 
 
 def test_a_vault_may_cross_a_fork(tmp_path: Path) -> None:
-    vault = SqliteVault(tmp_path / "vault.db")
+    vault = SealedVault(tmp_path / "vault")
     vault.write([span("a", 1)])
 
     def child() -> None:
@@ -231,19 +231,25 @@ def test_a_record_is_plain_json(vault: Vault) -> None:
 
 
 def test_a_span_written_again_is_replaced(tmp_path: Path) -> None:
-    vault = SqliteVault(tmp_path / "vault.db")
+    vault = SealedVault(tmp_path / "vault")
     vault.write([span("a", 1)])
     vault.write([span("a", 1, outcome="ok")])
     assert [s["attributes"] for s in vault.read()] == [{"hetero.outcome": "ok"}]
 
 
-def test_a_full_disk_is_one_sentence_and_nothing_is_stored(tmp_path: Path) -> None:
-    vault = SqliteVault(tmp_path / "vault.db")
+def test_a_full_disk_is_one_sentence_and_nothing_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vault = SealedVault(tmp_path / "vault")
     vault.say(Feedback("t", None, 1.0, None, False, 1))
-    with sqlite3.connect(vault.path) as connection:
-        pages = connection.execute("PRAGMA page_count").fetchone()[0]
-    connection.close()
-    vault._connect().execute(f"PRAGMA max_page_count={pages}")  # pyright: ignore[reportPrivateUsage]
-    with pytest.raises(HeteroError, match=r"cannot be written \(database or disk is full\)"):
-        vault.say(Feedback("t", None, None, "x" * 100_000, True, 2))
-    assert len(vault.feedback()) == 1
+    write = os.write
+
+    def half(file: int, data: Any) -> int:
+        if len(data) > 1000:
+            return write(file, data[:1000])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", half)
+        with pytest.raises(HeteroError, match=r"cannot be written \(No space left on device\)"):
+            vault.say(Feedback("t", None, None, "x" * 1500, True, 2))
+    vault.say(Feedback("t", None, 0.5, None, False, 3))
+    assert [feedback.score for feedback in vault.feedback()] == [1.0, 0.5]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import importlib
 import json
 import sys
@@ -21,8 +22,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..errors import ConfigError, HeteroError
+from ..errors import ConfigError, HeteroError, KeyAccessError
 from ..slots import App, registry
+from ..spans import SealedVault
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -47,6 +49,8 @@ def open_app(*, modules: bool = True) -> App:
         ConfigError: no workspace, a broken file, or a module that cannot be imported.
     """
     app = registry.app
+    if isinstance(app.vault, SealedVault):
+        app.vault.ask = ask_passphrase
     if modules:
         root = str(app.workspace.root)
         if root not in sys.path:
@@ -61,6 +65,17 @@ def open_app(*, modules: bool = True) -> App:
                     f"The module {name!r} of [app] modules in {app.workspace.config_path} cannot be imported: {error!r}."
                 ) from error
     return app
+
+
+def ask_passphrase() -> str:
+    """Ask for the passphrase of the vault's key on the terminal.
+
+    Raises:
+        KeyAccessError: there is no terminal.
+    """
+    if not sys.stdin.isatty():
+        raise KeyAccessError("The vault's key has a passphrase and this is no terminal; set HETERO_PASSPHRASE.")
+    return getpass.getpass("Passphrase of the vault's key: ")
 
 
 def end() -> None:

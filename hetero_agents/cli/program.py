@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 import typer.main
 
-from . import demo, runs, specialists, workspace
+from . import demo, keys, runs, specialists, workspace
 
 app = typer.Typer(
     name="hetero",
@@ -29,5 +29,7 @@ for command in (
     demo.demo,
 ):
     app.command()(command)
+
+app.add_typer(keys.keys, name="keys")
 
 program = typer.main.get_command(app)

@@ -14,7 +14,8 @@ from rich.table import Table
 
 from ..bindings import Workspace
 from ..bindings.lock import write_atomically
-from ..errors import ConfigError, HeteroError, UserError
+from ..errors import ConfigError, HeteroError, KeyAccessError, UserError
+from ..spans import SealedVault, Vault
 from . import common
 from .common import Json
 
@@ -141,15 +142,9 @@ def doctor(as_json: Json = False) -> None:
             _check_specialists(workspace, check)
         except HeteroError as error:
             check("hetero.lock", False, str(error))
-        vault = workspace.state_dir / "vault.db"
-        size = vault.stat().st_size / 1e6 if vault.exists() else 0.0
-        checks.append(
-            {
-                "check": "vault",
-                "ok": True,
-                "detail": f"{vault}, {size:.1f} MB; message content is stored as it is (no encryption, no redaction), readable by this account only",
-            }
-        )
+        checks.append({"check": "vault", "ok": True, "detail": _vault_detail(app.vault)})
+        if (old := workspace.state_dir / "vault.db").exists():
+            check("vault", False, f"{old} holds spans of an earlier state, not encrypted and not read: delete it")
         for name, entry in workspace.config.models.items():
             if entry.model.startswith("openai:") and "OPENAI_API_KEY" not in os.environ:
                 check(f"model {name}", False, f"{entry.model} needs OPENAI_API_KEY in the environment")
@@ -161,6 +156,19 @@ def doctor(as_json: Json = False) -> None:
             common.out.print(f"{mark} {entry['check']}: {entry['detail']}", markup=False, soft_wrap=True)
     if any(entry["ok"] is False for entry in checks):
         raise typer.Exit(1)
+
+
+def _vault_detail(vault: Vault) -> str:
+    assert isinstance(vault, SealedVault)
+    if (keyring := vault.keyring()) is None:
+        return f"{vault.folder}, empty; the first run makes its keys"
+    size = sum(path.stat().st_size for path in vault.folder.iterdir()) / 1e6
+    try:
+        opener = vault.opener()
+        by = f"opened here by {opener.name} ({opener.role})"
+    except KeyAccessError as error:
+        by = f"written here, not read: {error}"
+    return f"{vault.folder}, {size:.1f} MB, sealed for {len(keyring.readers)} readers, content not redacted; {by}"
 
 
 def _check_specialists(workspace: Workspace, check: Callable[[str, bool, str], None]) -> None:

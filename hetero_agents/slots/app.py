@@ -12,7 +12,7 @@ from ..bindings.config import Tier
 from ..contract import Sha256
 from ..engines import Engines
 from ..routing import Link, State
-from ..spans import SqliteVault, Tracing, Vault
+from ..spans import SealedVault, Tracing, Vault
 
 
 @dataclass
@@ -42,7 +42,7 @@ class App:
         if vault is None:
             with contextlib.suppress(OSError):  # read-only: calls work, and each lost span is said by the exporter
                 workspace.ensure_state_dir()
-        vault = vault or SqliteVault(folder / "vault.db")
+        vault = vault or SealedVault(folder / "vault")
         app = cls(workspace, vault, Tracing(vault), Engines(workspace.root), State(folder / "state.db"))
         atexit.register(app.close)
         return app

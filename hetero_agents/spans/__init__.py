@@ -1,4 +1,4 @@
-"""The logger of step S1: OpenTelemetry spans, a local vault for them, and the way out over OTLP.
+"""The logger of step S1: OpenTelemetry spans, a sealed vault for them, and the way out over OTLP.
 
 Spans go one way: tracer -> record -> redaction (its place; the identity until a redactor is
 injected) -> vault, and -> OTLP where asked. The hot path only ends a span; everything else happens on
@@ -8,15 +8,16 @@ the exporter's thread.
 from .names import Names
 from .reader import SlotCall, Trace, calls_of, read_traces
 from .record import SpanRecord, record_of
+from .sealed import SealedVault
 from .tracing import Tracing
-from .vault import Feedback, SqliteVault, Vault
+from .vault import Feedback, Vault
 
 __all__ = [
     "Feedback",
     "Names",
+    "SealedVault",
     "SlotCall",
     "SpanRecord",
-    "SqliteVault",
     "Trace",
     "Tracing",
     "Vault",

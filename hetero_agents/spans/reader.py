@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
 
+from ..errors import KeyAccessError
 from .names import Names
 from .record import SpanRecord
 from .vault import Feedback, Vault
@@ -94,6 +95,10 @@ def calls_of(vault: Vault, slot: str) -> Iterator[SlotCall]:
         scores = {f.span_id: f.score for f in trace.feedback if f.score is not None and f.span_id}
         for span in trace.spans:
             attributes = span["attributes"]
+            if span.get("withheld"):
+                raise KeyAccessError(
+                    f"The calls of {slot!r} are content, which your key does not open; a curator's does."
+                )
             if attributes.get(Names.SLOT) != slot or Names.INPUT not in attributes:
                 continue
             correction = answers.get(span["span_id"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
@@ -28,6 +28,8 @@ class SpanRecord(TypedDict):
     links: list[dict[str, Any]]
     resource: dict[str, Any]
     scope: str
+    withheld: NotRequired[bool]
+    """True where a vault's reader may not see content: it is left out here."""
 
 
 def record_of(span: ReadableSpan) -> SpanRecord:
