@@ -25,6 +25,9 @@ from hetero_agents.routing import BadAnswer, attempt
 
 IN_FLIGHT = 8
 
+MAX_TOKENS = 64
+"""More than any of the answers has: a cut answer is no answer."""
+
 NOISE = 3.0
 """Spread of the other adapters' weights, as a multiple of the specialist's: other answers, but not so flat that a batch tips them."""
 
@@ -77,7 +80,7 @@ def measure(
     async def all_answers(in_flight: int, order: Sequence[int]) -> dict[int, str]:
         servers = LocalServers()
         models = [
-            Endpoint(local_model(servers, weights, path, f"m{i}"), bare_json=True, settings={"max_tokens": 32})
+            Endpoint(local_model(servers, weights, path, f"m{i}"), bare_json=True, settings={"max_tokens": MAX_TOKENS})
             for i, path in enumerate(everyone)
         ]
         answers: dict[int, str] = {}
@@ -127,7 +130,7 @@ async def _answer(model: Endpoint, slot: Slot[..., Any], arguments: dict[str, An
 def transformers_answers(
     weights: Weights, adapter: Path, slot: Slot[..., Any], calls: Sequence[dict[str, Any]]
 ) -> list[str]:
-    """Greedy answers of PEFT on transformers in fp32, without a grammar."""
+    """Greedy answers of PEFT on transformers in fp32, held to the options of each call as the grammar holds llama.cpp."""
     import torch
     from peft import PeftModel
 
@@ -138,21 +141,32 @@ def transformers_answers(
         tokenizer.apply_chat_template(chat_of(slot.contract.messages(c)), tokenize=False, add_generation_prompt=True)
         for c in calls
     ]
+    forms = [[json.dumps(option, ensure_ascii=False) for option in slot.contract.options(call) or ()] for call in calls]
+    words = {tokenizer.decode([number]): number for number in range(len(tokenizer)) if number != end}
     answers = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), 16):
         batch = order[start : start + 16]
         tokens = tokenizer([prompts[i] for i in batch], return_tensors="pt", padding=True, add_special_tokens=False)
+        begin = tokens["input_ids"].shape[1]
+
+        def allowed(row: int, ids: Any, batch: list[int] = batch, begin: int = begin) -> list[int]:
+            """Every token that goes on towards one of the options, however it cuts the text; the end after a whole one."""
+            text = tokenizer.decode(ids[begin:], skip_special_tokens=True)
+            rests = [form[len(text) :] for form in forms[batch[row]] if form.startswith(text)]
+            return [words[rest[:k]] for rest in rests for k in range(1, len(rest) + 1) if rest[:k] in words] or [end]
+
         with torch.inference_mode():
             out = model.generate(
-                **tokens, max_new_tokens=32, do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=end
+                **tokens,
+                max_new_tokens=MAX_TOKENS,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=end,
+                prefix_allowed_tokens_fn=allowed,
             )
         for row, i in enumerate(batch):
-            text = tokenizer.decode(out[row, tokens["input_ids"].shape[1] :], skip_special_tokens=True).strip()
-            try:
-                answers[i] = json.dumps(json.loads(text), sort_keys=True)
-            except ValueError:
-                answers[i] = f"bad: {text}"
+            answers[i] = json.dumps(json.loads(tokenizer.decode(out[row, begin:], skip_special_tokens=True)))
     return answers
 
 

@@ -119,21 +119,6 @@ def test_the_same_data_and_recipe_are_not_distilled_twice(loop: Loop) -> None:
     assert again.specialist_id == loop.made.specialist_id
 
 
-def test_a_corrected_held_out_answer_is_measured_again_without_a_training(loop: Loop) -> None:
-    call = next(iter(loop.made.dataset.parts["test"]))
-    other = next(tool for tool in call.input["tools"] if tool != call.output)
-    loop.app.vault.say(Feedback(call.trace_id, call.span_id, None, other, True, 1))
-    steps: list[str] = []
-    made = asyncio.run(
-        distill(loop.app, choose, recipe=Recipe(epochs=1.6), progress=lambda step, done, total: steps.append(step))
-    )
-    assert "train" not in steps
-    assert made.specialist_id != loop.made.specialist_id
-    assert made.specialist.adapter_sha256 == loop.made.specialist.adapter_sha256
-    assert made.specialist.dataset_sha256 != loop.made.specialist.dataset_sha256
-    assert {p.target for p in made.predictions if p.key == call.key} == {other}
-
-
 def test_a_slot_is_distilled_by_one_process_at_a_time(loop: Loop) -> None:
     folder = loop.app.workspace.state_dir / "distill" / choose.id
     with exclusive(folder / ".flock"), pytest.raises(DistillError, match="is being distilled by another process"):
@@ -197,9 +182,10 @@ def test_the_same_adapter_answers_alike_in_transformers_alone_and_under_mixed_tr
     folder = loop.app.workspace.root / loop.made.specialist.adapter
     parity = measure(WEIGHTS, folder, choose, calls, tmp_path, adapters=12, others=3)
     assert parity.distinct > 0.1, "the other adapters must answer differently, or a leak would not show"
-    assert parity.transformers >= 0.97
-    assert parity.mixed >= 0.97
-    assert parity.others >= 0.97
+    # Bounds for n = 40; tests/bench/parity.py measures on 300.
+    assert parity.transformers >= 0.95
+    assert parity.mixed >= 0.95
+    assert parity.others >= 0.9
 
 
 def test_an_adapter_for_another_base_is_refused_in_a_sentence(loop: Loop, tmp_path: Path) -> None:
@@ -292,3 +278,19 @@ def test_a_slot_whose_answers_may_not_be_trained_on_stops_with_what_to_do(tmp_pa
     finally:
         registry.use(before)
         app.close()
+
+
+def test_a_corrected_held_out_answer_is_measured_again_without_a_training(loop: Loop) -> None:
+    # Last of those that use the loop: it adds a second specialist.
+    call = next(iter(loop.made.dataset.parts["test"]))
+    other = next(tool for tool in call.input["tools"] if tool != call.output)
+    loop.app.vault.say(Feedback(call.trace_id, call.span_id, None, other, True, 1))
+    steps: list[str] = []
+    made = asyncio.run(
+        distill(loop.app, choose, recipe=Recipe(epochs=1.6), progress=lambda step, done, total: steps.append(step))
+    )
+    assert "train" not in steps
+    assert made.specialist_id != loop.made.specialist_id
+    assert made.specialist.adapter_sha256 == loop.made.specialist.adapter_sha256
+    assert made.specialist.dataset_sha256 != loop.made.specialist.dataset_sha256
+    assert {p.target for p in made.predictions if p.key == call.key} == {other}

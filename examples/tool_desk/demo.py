@@ -52,7 +52,7 @@ AGENT_RUNS = 6
 GOALS = {"desk.choose": 0.85, "desk.fill": 0.50}
 SLOTS: dict[str, tuple[Slot[..., Any], Recipe]] = {
     "desk.choose": (agents.choose, Recipe(epochs=1.2, max_length=256)),
-    "desk.fill": (agents.fill, Recipe(epochs=1.3, max_length=320)),
+    "desk.fill": (agents.fill, Recipe(epochs=1.4, max_length=320)),
 }
 
 
