@@ -432,3 +432,12 @@ def test_a_passphrase_is_asked_for_on_a_terminal_only(hetero: Hetero, tmp_path: 
     write_workspace(tmp_path, TOML)
     assert hetero("keys", "init", "--passphrase").sentence == "--passphrase asks on a terminal, and this is none."
     assert not (tmp_path / ".hetero" / "vault" / "keyring.json").exists()
+
+
+def test_ctrl_c_is_one_sentence(desk: Hetero, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*, modules: bool) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hetero_agents.cli.common.open_app", interrupted)
+    done = desk("traces")
+    assert (done.code, done.err) == (130, "hetero: Interrupted; what was finished is kept.\n")

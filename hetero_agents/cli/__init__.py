@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 
+INTERRUPTED = 130
+
 
 def main() -> None:
     """Run the command line."""
@@ -23,11 +25,12 @@ def main() -> None:
         say_error(str(error))
         code = error.exit_code
     except KeyboardInterrupt:
-        say_error("Interrupted; what was finished is kept.")
-        code = 130
+        code = INTERRUPTED
     except Exception as error:
         code = _usage_error(error)
     finally:
+        if code == INTERRUPTED:  # typer makes this code of Ctrl-C without a word
+            say_error("Interrupted; what was finished is kept.")
         end()
     sys.exit(code)
 
@@ -40,8 +43,7 @@ def _usage_error(error: Exception) -> int:
     if isinstance(error, typer.Exit):
         return error.exit_code
     if isinstance(error, typer.Abort):
-        say_error("Interrupted; what was finished is kept.")
-        return 130
+        return INTERRUPTED
     # typer carries a click of its own and exports no base of its usage errors.
     if (message := getattr(error, "format_message", None)) is not None:
         say_error(message() or "See hetero --help.")
