@@ -95,10 +95,11 @@ def step_progress() -> Generator[Callable[[str, int, int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err) as bar:
+    with _shown_when_used(Progress(*columns, console=err)) as bar:
         tasks: dict[str, Any] = {}
 
         def report(step: str, done: int, total: int) -> None:
+            bar.start()
             if step not in tasks:
                 tasks[step] = bar.add_task(step, total=total)
             bar.update(tasks[step], completed=done, total=total)
@@ -109,21 +110,32 @@ def step_progress() -> Generator[Callable[[str, int, int], None]]:
 @contextmanager
 def fetch_progress() -> Generator[Callable[[str, int], None]]:
     """A progress bar for downloads; called with (name, bytes so far)."""
-    with Progress(
+    columns = (
         TextColumn("fetch {task.description}"),
         BarColumn(pulse_style="cyan"),
         DownloadColumn(),
         TimeElapsedColumn(),
-        console=err,
-    ) as bar:
+    )
+    with _shown_when_used(Progress(*columns, console=err)) as bar:
         tasks: dict[str, Any] = {}
 
         def report(name: str, size: int) -> None:
+            bar.start()
             if name not in tasks:
                 tasks[name] = bar.add_task(name, total=None)
             bar.update(tasks[name], completed=size)
 
         yield report
+
+
+@contextmanager
+def _shown_when_used(bar: Progress) -> Generator[Progress]:
+    """A bar that is started by its first report: one without a task would leave empty lines."""
+    try:
+        yield bar
+    finally:
+        if bar.tasks:
+            bar.stop()
 
 
 def score_text(score: Any) -> str:
