@@ -414,6 +414,7 @@ def test_a_readers_public_key_may_come_from_openssl(desk: Hetero, tmp_path: Path
     [
         (("init",), "The vault "),
         (("add", "owner", "--role", "operator"), "There is a reader 'owner' already"),
+        (("add", "../eve", "--role", "operator"), "'../eve' cannot be a reader's name"),
         (("add", "eve", "--role", "king"), "There is no role 'king'; the roles are operator and curator."),
         (("add", "eve", "--role", "curator", "--public", "clidesk.py"), "clidesk.py is no public key in PEM"),
         (("remove", "owner"), "Nobody could open what comes"),

@@ -63,11 +63,11 @@ def add(
     private = X25519PrivateKey.generate() if public is None else None
     key = private.public_key() if private else _read_public(public or Path())
     until = expires.replace(tzinfo=UTC) if expires else None
-    changed = keyring.with_reader(name, Reader(role=kind, public=public_text(key), expires=until), vault.opener())
-    place = key_file(keyring.vault, name)
+    reader, place = Reader(role=kind, public=public_text(key), expires=until), key_file(keyring.vault, name)
+    keyring.with_reader(name, reader, vault.opener())  # refused before a key is written
     if private:
         write_key(place, private, _new_passphrase() if passphrase else None)
-    vault.change_keyring(changed)
+    vault.change_keyring(lambda keyring: keyring.with_reader(name, reader, vault.opener()))
     made = f" The private key is {place}: hand it over and delete it here." if private else ""
     _say(
         as_json,
@@ -123,11 +123,8 @@ def list_readers(as_json: Json = False) -> None:
 
 
 def _change(change: Callable[[Keyring], Keyring], as_json: bool, sentence: str) -> None:
-    vault, keyring = _keyring()
-    changed = change(keyring)
-    if not any(reader.role == "curator" for reader in changed.readers.values()):
-        raise UserError("Nobody could open what comes: the vault needs a curator, so add another one first.")
-    vault.change_keyring(changed)
+    vault, _ = _keyring()
+    changed = vault.change_keyring(change)
     _say(as_json, {"epoch": changed.epoch, "readers": list(changed.readers)}, sentence)
 
 

@@ -11,6 +11,7 @@ keys, which protects what comes after it.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from base64 import b64decode, b64encode
 from collections.abc import Callable
@@ -146,6 +147,8 @@ class Keyring(_Form):
             UserError: the name is taken.
             KeyAccessError: `by` cannot open it.
         """
+        if not re.fullmatch(r"[\w.@-]+", name) or name.startswith("."):  # it names a file
+            raise UserError(f"{name!r} cannot be a reader's name: use letters, digits, and . _ - @.")
         if name in self.readers:
             raise UserError(f"There is a reader {name!r} already; remove it first, or give the new one another name.")
         epochs: list[dict[Compartment, CompartmentKey]] = []

@@ -12,7 +12,7 @@ import logging
 import os
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -21,7 +21,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ..bindings.lock import exclusive, write_atomically
-from ..errors import HeteroError
+from ..errors import HeteroError, UserError
 from .keys import Ask, Compartment, Keyring, Opener, find_opener, key_file, new_keyring, write_key
 from .names import Names
 from .record import SpanRecord
@@ -147,10 +147,18 @@ class SealedVault:
         assert made is not None
         return made
 
-    def change_keyring(self, keyring: Keyring) -> None:
-        """Replace the keyring; writers seal to it from their next batch on."""
+    def change_keyring(self, change: Callable[[Keyring], Keyring]) -> Keyring:
+        """Read, change and replace the keyring as one step among all processes; writers seal to it from their next batch on.
+
+        Raises:
+            UserError: nobody could open content of what comes; nothing was changed.
+        """
         with exclusive(self.folder / ".keyring.flock"):
-            write_atomically(self.keyring_path, keyring.model_dump_json(indent=1).encode())
+            changed = change(Keyring.read(self.keyring_path))
+            if not changed.epochs[-1]["content"].sealed:
+                raise UserError("Nobody could open what comes: the vault needs a curator, so add another one first.")
+            write_atomically(self.keyring_path, changed.model_dump_json(indent=1).encode())
+            return changed
 
     # -- writing -----------------------------------------------------------------------------------
 
