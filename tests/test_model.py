@@ -22,7 +22,7 @@ from hetero_agents.bindings import ModelConfig, Workspace
 from hetero_agents.bindings.lock import exclusive, update_lock
 from hetero_agents.distill import Distilled, Recipe, distill
 from hetero_agents.distill.lower import LowerLayers
-from hetero_agents.distill.train import Job, Sample, _loss_sum, chat_of, load_base  # pyright: ignore[reportPrivateUsage]
+from hetero_agents.distill.train import Job, Sample, _loss_sum, chat_of, load_base, train_lora  # pyright: ignore[reportPrivateUsage]
 from hetero_agents.distill.worker import train_aside
 from hetero_agents.engines.adapter import adapter_to_gguf
 from hetero_agents.engines.catalog import fetch_weights, find_weights
@@ -202,6 +202,24 @@ def test_an_adapter_for_another_base_is_refused_in_a_sentence(loop: Loop, tmp_pa
     with pytest.raises(EngineError, match="it is for another base"):
         adapter_to_gguf(tmp_path, fetch_weights(WEIGHTS), tmp_path / "adapter.gguf")
     assert not (tmp_path / "adapter.gguf").exists()
+
+
+def test_a_token_weighs_the_same_in_a_batch_of_short_and_of_long_answers(tmp_path: Path) -> None:
+    """Half of the answers to one question are empty: a balanced objective learns about a half of each."""
+    import torch
+    from peft import PeftModel
+
+    chat, names = [{"role": "user", "content": "Who?"}], "Ada Byron, Charles Babbage, George Boole, Mary Somerville, "
+    # Answers of one length come in one batch.
+    texts = [(chat, "No one.")] * 40 + [(chat, "Names: " + names * 2)] * 40
+    train_lora(Job(WEIGHTS, texts, Recipe(epochs=3, top_layers=0.1), tmp_path), lambda done, total: None)
+    model, tokenizer = load_base(WEIGHTS)
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+    with torch.no_grad():
+        after = PeftModel.from_pretrained(model, tmp_path / "adapter")(**prompt).logits[0, -1].softmax(-1)
+    empty, named = (after[tokenizer(word).input_ids[0]].item() for word in ("No", "Names"))
+    assert empty + named > 0.9
+    assert 0.25 < empty < 0.75
 
 
 def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path) -> None:

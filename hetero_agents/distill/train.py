@@ -167,13 +167,17 @@ def train_lora(job: Job, progress: Progress) -> Trained:
     parameters = [p for p in tuned.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
     batches = list(_batches(list(map(len, fitting)), recipe))
-    done, spent, losses, recent = 0, 0.0, list[tuple[int, float]](), list[float]()
+    # One divisor for all batches, so that every token weighs the same: by its own tokens, a batch of short answers
+    # would outweigh one of long answers, and the choice between the two, an empty list or names, would be skewed.
+    divisor = recipe.batch_size * sum(len(sample.answer) for sample in fitting) / len(fitting)
+    done, spent, losses, recent = 0, 0.0, list[tuple[int, float]](), list[tuple[float, int]]()
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         set_peft_model_state_dict(tuned, state["adapter"])
         optimizer.load_state_dict(state["optimizer"])
-        done, spent, recent = state["done"], state["seconds"], state["recent"]
+        done, spent = state["done"], state["seconds"]
+        recent = [(float(total), int(count)) for total, count in state["recent"]]
         losses = [(int(n), float(x)) for n, x in state["losses"]]
 
     started = saved = time.monotonic()
@@ -189,14 +193,15 @@ def train_lora(job: Job, progress: Progress) -> Trained:
         answer_tokens, loss = sum(len(fitting[i].answer) for i in batch), torch.zeros((), device=device)
         for part in _micro_batches([fitting[i] for i in batch], at_once):
             with torch.autocast(device, torch.bfloat16, enabled=mixed):
-                share = _loss_sum(tuned, lower, part, tokenizer.pad_token_id, device) / answer_tokens
-            share.backward()
+                share = _loss_sum(tuned, lower, part, tokenizer.pad_token_id, device)
+            (share / divisor).backward()
             loss += share.detach()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        recent.append(loss.item())
+        recent.append((loss.item(), answer_tokens))
         if len(recent) == 5 or number == len(batches) - 1:
-            losses.append((sum(map(len, batches[: number + 1])), sum(recent) / len(recent)))
+            sums, counts = zip(*recent, strict=True)
+            losses.append((sum(map(len, batches[: number + 1])), sum(sums) / sum(counts)))
             recent.clear()
         if time.monotonic() - saved > job.checkpoint_seconds:
             save(number + 1)
