@@ -32,6 +32,7 @@ from hetero_agents.distill.evaluate import Prediction, plain_code, predict
 from hetero_agents.distill.train import chat_of, load_tokenizer, safetensors_folder
 from hetero_agents.engines import SERVER_SLOTS
 from hetero_agents.engines.catalog import fetch_weights, find_weights
+from hetero_agents.engines.requantize import fetch_served
 from hetero_agents.report import demo_table, write_report
 from hetero_agents.slots import App, registry
 from hetero_agents.spans import Names
@@ -396,7 +397,7 @@ def _tokens(items: Sequence[Item]) -> dict[str, dict[str, float]]:
     Before, an LLM over an API reads the messages and the answer's JSON Schema; after, the specialist
     reads the messages alone, and the schema is its grammar.
     """
-    gguf = fetch_weights(find_weights(WEIGHTS))
+    gguf = fetch_served(find_weights(WEIGHTS))
     tokenizer = load_tokenizer(safetensors_folder(gguf))
     messages: list[int] = []
     schemas: list[int] = []

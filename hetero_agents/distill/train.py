@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic_ai.messages import ModelMessage, ModelRequest, TextPart, UserPromptPart
 
 from ..contract import Sha256, sha256_of
-from ..engines.catalog import Weights, fetch_weights, verified_sha256
+from ..engines.catalog import Weights, verified_sha256
+from ..engines.requantize import fetch_served
 from ..errors import DistillError, MissingExtraError
 from .lower import LowerLayers
 
@@ -222,14 +223,14 @@ def train_lora(job: Job, progress: Progress) -> Trained:
 
 
 def load_base(weights: Weights) -> tuple[Any, Any]:
-    """Return (model in fp32, tokenizer) of a base in transformers, read from its GGUF once and kept as safetensors beside it.
+    """Return (model in fp32, tokenizer) of a base in transformers, read once from the GGUF that is served, kept as safetensors beside it.
 
     fp32: what is trained beside it is small, and products are taken in bf16 where that is faster.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    gguf = fetch_weights(weights)
+    gguf = fetch_served(weights)
     folder = safetensors_folder(gguf)
     with _quiet_transformers():
         if not (folder / "config.json").is_file():

@@ -34,9 +34,9 @@ from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.settings import ModelSettings, merge_model_settings
 
 from ..errors import EngineError, MissingExtraError
-from .catalog import Weights, fetch_weights
+from .catalog import Weights
 from .endpoint import SERVER_SLOTS
-from .requantize import requantized
+from .requantize import fetch_served
 
 if TYPE_CHECKING:
     from pydantic_ai import RunContext
@@ -82,9 +82,7 @@ class LocalServers:
                 self._servers, self._pid = {}, os.getpid()
             start = self._starts[Path(weights.source, weights.file)]
         with start:
-            path = fetch_weights(weights)
-            if weights.serve_as:
-                path = requantized(path, weights.serve_as)
+            path = fetch_served(weights)
             server = before = self._servers.get(path)
             if server is None or (adapter is not None and adapter not in server.adapters):
                 adapters = server.adapters if server else ()

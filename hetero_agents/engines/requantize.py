@@ -8,6 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MissingExtraError
+from .catalog import Weights, fetch_weights
+
+
+def fetch_served(weights: Weights) -> Path:
+    """Return the GGUF file that llama.cpp serves. Training starts from the same file, so that adapters fit what they are served on.
+
+    Raises:
+        EngineError: the weights cannot be fetched.
+        IntegrityError: they are not the file that the catalog names.
+    """
+    path = fetch_weights(weights)
+    return requantized(path, weights.serve_as) if weights.serve_as else path
 
 
 def requantized(source: Path, kind: str) -> Path:

@@ -28,7 +28,8 @@ from hetero_agents.bindings import ModelConfig, Workspace
 from hetero_agents.distill.evaluate import read_predictions, same, wilson
 from hetero_agents.distill.train import load_base, safetensors_folder
 from hetero_agents.engines import Engines
-from hetero_agents.engines.catalog import fetch_weights, find_weights
+from hetero_agents.engines.catalog import find_weights
+from hetero_agents.engines.requantize import fetch_served
 from hetero_agents.routing import BadAnswer, attempt
 
 ENVIRONMENT = Path(".bench") / "vllm"
@@ -46,7 +47,7 @@ def main() -> None:
     python = _environment()
     weights = find_weights(BASE)
     load_base(weights)
-    gguf = fetch_weights(weights)
+    gguf = fetch_served(weights)
     with _server(python, safetensors_folder(gguf)) as url:
         asyncio.run(_measure(url))
 
