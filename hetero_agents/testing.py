@@ -96,6 +96,7 @@ def scripted(answers: Mapping[str, Script]) -> Generator[MemoryVault]:
         root = Path(folder)
         (root / "hetero.toml").write_text(
             '[models]\nscript = "test"\n[tiers]\nllm = {model = "script"}\nslm = {model = "script"}\n'
+            '[privacy]\ncontent = "raw"\n'
         )
         app = App.of(Workspace(root), vault)
         app.engines = _ScriptedEngines(root, answers=answers)

@@ -26,6 +26,8 @@ small = "fake:small"
 [tiers]
 llm = { model = "big" }
 slm = { model = "small", fallback = ["big"] }
+[privacy]
+content = "raw"
 """
 
 NATIVE_JSON = ModelProfile(supports_json_schema_output=True, default_structured_output_mode="native")

@@ -28,6 +28,8 @@ modules = ["clidesk"]
 big = "test"
 [tiers]
 llm = { model = "big" }
+[privacy]
+content = "raw"
 """
 
 MODULE = '''\

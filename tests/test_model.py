@@ -44,6 +44,8 @@ llm = { model = "big" }
 slm = { model = "small", fallback = ["big"] }
 [slots."desk.choose"]
 split_by = "request"
+[privacy]
+content = "raw"
 """
 
 

@@ -22,7 +22,9 @@ from hetero_agents.testing import MemoryVault
 
 from .support import write_workspace
 
-TOML = '[models]\nkey = { model = "replay:answers.jsonl" }\n[tiers]\nllm = { model = "key" }\n'
+TOML = (
+    '[models]\nkey = { model = "replay:answers.jsonl" }\n[tiers]\nllm = { model = "key" }\n[privacy]\ncontent = "raw"\n'
+)
 
 LINES: list[dict[str, Any]] = [
     {"slot": "replay.classify", "input": {"message": "broken", "urgent": False}, "output": "refund"},

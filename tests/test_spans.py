@@ -1,10 +1,12 @@
 """Our tracer provider: private, joined by context, thinned by nobody, and the way out over OTLP."""
 
 import asyncio
+import builtins
 import logging
 import threading
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from hetero_agents.spans import SealedVault, SpanRecord, Tracing
 from hetero_agents.testing import MemoryVault
 
 from .conftest import OpenApp
-from .support import FakeEngines, answers
+from .support import TOML, FakeEngines, answers
 
 
 def echo_slot() -> Slot[[str], str]:
@@ -117,17 +119,27 @@ def test_the_users_global_provider_gets_none_of_our_spans(
 # -- out over OTLP ---------------------------------------------------------------------------------
 
 
+@dataclass
+class Collected:
+    """What reached a collector."""
+
+    names: list[str] = field(default_factory=list[str])
+    bytes: builtins.bytes = b""
+
+
 @pytest.fixture
-def collector(monkeypatch: pytest.MonkeyPatch) -> Generator[list[str]]:
-    """An OTLP collector on this machine; the names of the spans that reach it."""
-    names: list[str] = []
+def collector(monkeypatch: pytest.MonkeyPatch) -> Generator[Collected]:
+    """An OTLP collector on this machine."""
+    collected = Collected()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
             request = ExportTraceServiceRequest()
-            request.ParseFromString(self.rfile.read(int(self.headers["content-length"])))
+            request.ParseFromString(body)
             scopes: list[Any] = [scope for resource in request.resource_spans for scope in resource.scope_spans]
-            names.extend(span.name for scope in scopes for span in scope.spans)
+            collected.names.extend(span.name for scope in scopes for span in scope.spans)
+            collected.bytes += body
             self.send_response(200)
             self.send_header("content-length", "0")
             self.end_headers()
@@ -139,34 +151,48 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Generator[list[str]]:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
-        yield names
+        yield collected
         server.shutdown()
         thread.join()
 
 
-def test_spans_reach_the_collector_that_the_environment_names(collector: list[str], open_app: OpenApp) -> None:
+def test_spans_reach_the_collector_that_the_environment_names(collector: Collected, open_app: OpenApp) -> None:
     app = open_app({"fake:big": answers("y")})
     asyncio.run(echo_slot()("x"))
     assert app.tracing.flush()
-    assert sorted(collector) == ["chat fake:big", "slot spans.echo"]
+    assert sorted(collector.names) == ["chat fake:big", "slot spans.echo"]
+
+
+def test_structure_alone_leaves_unless_content_is_asked_for(collector: Collected, open_app: OpenApp) -> None:
+    app = open_app({"fake:big": answers("an answer")})
+    asyncio.run(echo_slot()("a question"))
+    assert app.tracing.flush()
+    assert b"a question" not in collector.bytes
+    assert b"an answer" not in collector.bytes
+    assert b"spans.echo" in collector.bytes
+    app = open_app({"fake:big": answers("an answer")}, TOML + "otlp_content = true\n")
+    asyncio.run(echo_slot()("a question"))
+    assert app.tracing.flush()
+    assert b"a question" in collector.bytes
+    assert b"an answer" in collector.bytes
 
 
 def test_without_a_collector_in_the_environment_nothing_leaves(
-    open_app: OpenApp, collector: list[str], monkeypatch: pytest.MonkeyPatch
+    open_app: OpenApp, collector: Collected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
     app = open_app({"fake:big": answers("y")})
     asyncio.run(echo_slot()("x"))
     assert app.tracing.flush()
-    assert collector == []
+    assert collector.names == []
 
 
 # -- redaction -------------------------------------------------------------------------------------
 
 
 def test_what_redaction_gives_is_stored_and_nothing_else() -> None:
-    def redact(record: SpanRecord) -> SpanRecord | None:
-        return None if record["name"] == "secret" else {**record, "attributes": {}}
+    def redact(records: Sequence[SpanRecord]) -> list[SpanRecord]:
+        return [{**record, "attributes": {}} for record in records if record["name"] != "secret"]
 
     vault = MemoryVault()
     tracing = Tracing(vault, redact=redact)
@@ -179,9 +205,9 @@ def test_what_redaction_gives_is_stored_and_nothing_else() -> None:
 def test_every_span_passes_redaction() -> None:
     seen: list[str] = []
 
-    def redact(record: SpanRecord) -> SpanRecord | None:
-        seen.append(record["name"])
-        return record
+    def redact(records: Sequence[SpanRecord]) -> Sequence[SpanRecord]:
+        seen.extend(record["name"] for record in records)
+        return records
 
     tracing = Tracing(MemoryVault(), redact=redact)
     for number in range(1000):
@@ -190,19 +216,21 @@ def test_every_span_passes_redaction() -> None:
     assert seen == [str(number) for number in range(1000)]
 
 
-def test_with_a_redactor_nothing_leaves_over_otlp_which_it_does_not_reach(collector: list[str]) -> None:
-    def redact(record: SpanRecord) -> SpanRecord | None:
-        return None if record["name"] == "secret" else record
+def test_what_leaves_over_otlp_has_passed_redaction_too(collector: Collected) -> None:
+    def redact(records: Sequence[SpanRecord]) -> list[SpanRecord]:
+        return [{**record, "attributes": {"who": "somebody"}} for record in records if record["name"] != "secret"]
 
-    tracing = Tracing(MemoryVault(), redact=redact)
+    tracing = Tracing(MemoryVault(), redact=redact, otlp_content=True)
     for name in ("secret", "open"):
-        tracing.tracer.start_span(name).end()
+        tracing.tracer.start_span(name, attributes={"who": "Ada"}).end()
     tracing.close()
-    assert collector == []
+    assert collector.names == ["open"]
+    assert b"somebody" in collector.bytes
+    assert b"Ada" not in collector.bytes
 
 
 def test_a_redaction_that_fails_stores_nothing_unredacted(caplog: pytest.LogCaptureFixture) -> None:
-    def redact(record: SpanRecord) -> SpanRecord | None:
+    def redact(records: Sequence[SpanRecord]) -> list[SpanRecord]:
         raise RuntimeError("no model")
 
     vault = MemoryVault()

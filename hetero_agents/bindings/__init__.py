@@ -3,7 +3,7 @@
 Whether a model exists is the engines' question; this room knows names, forms and files only.
 """
 
-from .config import Config, ModelConfig, SlotConfig, TierConfig
+from .config import Config, ModelConfig, PrivacyConfig, SlotConfig, TierConfig
 from .lock import Lock, Score, SlotLock, Specialist, SpecialistId
 from .workspace import Binding, Workspace
 
@@ -12,6 +12,7 @@ __all__ = [
     "Config",
     "Lock",
     "ModelConfig",
+    "PrivacyConfig",
     "Score",
     "SlotConfig",
     "SlotLock",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -56,6 +57,33 @@ class SlotConfig(_Form):
     """The parameter that keeps held-out work apart in `hetero distill`; the whole input where None."""
     hci: bool | None = None
     """The slot or agent talks to a human: neither logged for training nor distilled (the paper's S1)."""
+    unredacted: list[str] = []
+    """Parameters whose values are stored as they are, because they hold nothing personal."""
+
+
+class PrivacyConfig(_Form):
+    """`[privacy]`."""
+
+    content: Literal["redacted", "raw", "none"] = "redacted"
+    """What is stored of messages, arguments and answers."""
+    otlp_content: bool = False
+    """Content goes to the OTLP endpoint too, as it is stored."""
+    languages: Annotated[list[str], Field(min_length=1)] = ["en"]
+    """ISO 639-1 codes of what is spoken; text in other languages is not stored."""
+    link_subjects: bool = False
+    """A value has the same surrogate for all subjects, so that spans of several can be linked by it."""
+    rules: dict[str, str] = {}
+    """Own regular expressions, by the name of the kind of value that they find, for example `EMPLOYEE_ID`."""
+
+    @field_validator("rules")
+    @classmethod
+    def _compile(cls, rules: dict[str, str]) -> dict[str, str]:
+        for name, rule in rules.items():
+            try:
+                re.compile(rule)
+            except re.error as error:
+                raise ValueError(f"the rule {name} is no regular expression: {error}") from error
+        return rules
 
 
 class Config(_Form):
@@ -65,6 +93,7 @@ class Config(_Form):
     models: dict[str, ModelConfig] = {}
     tiers: dict[Tier, TierConfig] = {}
     slots: dict[str, SlotConfig] = {}
+    privacy: PrivacyConfig = PrivacyConfig()
 
     @field_validator("models", mode="before")
     @classmethod
@@ -125,6 +154,7 @@ def _known_keys(parents: tuple[str | int, ...]) -> list[str]:
         "models": ModelConfig,
         "tiers": TierConfig,
         "slots": SlotConfig,
+        "privacy": PrivacyConfig,
     }
     form = forms.get(str(parents[0]), Config) if parents else Config
     return list(form.model_fields)

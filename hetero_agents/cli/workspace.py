@@ -31,6 +31,11 @@ small = "local:smollm2-135m-instruct"
 [tiers]
 llm = {{ model = "big" }}
 slm = {{ model = "small", fallback = ["big"] }}
+
+[privacy]
+# "redacted": personal values are replaced before anything is stored (needs hetero_agents[privacy]); "raw" stores all as it is.
+content = "redacted"
+languages = ["en"]
 """
 
 _MODULE = '''\
@@ -122,7 +127,13 @@ def doctor(as_json: Json = False) -> None:
         checks.append({"check": name, "ok": good, "detail": detail})
 
     check("Python", True, sys.version.split()[0])
-    for extra, module in (("local", "xllamacpp"), ("distill", "torch"), ("distill", "peft"), ("distill", "sklearn")):
+    for extra, module in (
+        ("local", "xllamacpp"),
+        ("distill", "torch"),
+        ("distill", "peft"),
+        ("distill", "sklearn"),
+        ("privacy", "presidio_analyzer"),
+    ):
         here = importlib.util.find_spec(module) is not None
         checks.append(
             {
@@ -168,7 +179,7 @@ def _vault_detail(vault: Vault) -> str:
         by = f"opened here by {opener.name} ({opener.role})"
     except KeyAccessError as error:
         by = f"written here, not read: {error}"
-    return f"{vault.folder}, {size:.1f} MB, sealed for {len(keyring.readers)} readers, content not redacted; {by}"
+    return f"{vault.folder}, {size:.1f} MB, sealed for {len(keyring.readers)} readers; {by}"
 
 
 def _check_specialists(workspace: Workspace, check: Callable[[str, bool, str], None]) -> None:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
+import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from ..bindings import Binding, ModelConfig, Workspace
+from ..bindings import Binding, Config, ModelConfig, Workspace
 from ..bindings.config import Tier
 from ..contract import Sha256
 from ..engines import Engines
 from ..routing import Link, State
-from ..spans import SealedVault, Tracing, Vault
+from ..spans import Redact, SealedVault, SpanRecord, Tracing, Vault, without_content
+from ..spans.redaction import RedactionSettings, RedactionWorker, redaction_is_installed
+
+_log = logging.getLogger("hetero_agents")
 
 
 @dataclass
@@ -24,6 +31,7 @@ class App:
     tracing: Tracing
     engines: Engines
     state: State
+    redaction: RedactionWorker | None = None
 
     @classmethod
     def open(cls, start: Path | None = None) -> App:
@@ -43,7 +51,11 @@ class App:
             with contextlib.suppress(OSError):  # read-only: calls work, and each lost span is said by the exporter
                 workspace.ensure_state_dir()
         vault = vault or SealedVault(folder / "vault")
-        app = cls(workspace, vault, Tracing(vault), Engines(workspace.root), State(folder / "state.db"))
+        config = workspace.config
+        redact = _redact(config, vault)
+        tracing = Tracing(vault, redact=redact, otlp_content=config.privacy.otlp_content)
+        worker = redact if isinstance(redact, RedactionWorker) else None
+        app = cls(workspace, vault, tracing, Engines(workspace.root), State(folder / "state.db"), worker)
         atexit.register(app.close)
         return app
 
@@ -78,6 +90,41 @@ class App:
         """Flush the spans and stop every server."""
         atexit.unregister(self.close)
         self.tracing.close()
+        if self.redaction:
+            self.redaction.close()
         self.vault.close()
         self.engines.close()
         self.state.close()
+
+
+def _redact(config: Config, vault: Vault) -> Redact | None:
+    """Return what spans pass before they are stored, as `[privacy]` says."""
+    privacy = config.privacy
+    if privacy.content == "raw":
+        return None
+    settings = RedactionSettings(
+        languages=privacy.languages,
+        rules=privacy.rules,
+        unredacted={slot: entry.unredacted for slot, entry in config.slots.items() if entry.unredacted},
+        link_subjects=privacy.link_subjects,
+    )
+    if privacy.content == "redacted" and redaction_is_installed():
+        own = vault.surrogate_key if isinstance(vault, SealedVault) else partial(secrets.token_bytes, 32)
+        return RedactionWorker(settings, own)
+    return _WithoutContent(asked_for=privacy.content == "none")
+
+
+@dataclass
+class _WithoutContent:
+    """Leaves the content of every span out; says so once where nobody asked for that."""
+
+    asked_for: bool
+
+    def __call__(self, records: Sequence[SpanRecord]) -> list[SpanRecord]:
+        if not self.asked_for:
+            self.asked_for = True
+            _log.warning(
+                "Messages and answers are not stored, so nothing can be distilled: redaction needs "
+                'pip install \'hetero_agents[privacy]\'; or say [privacy] content = "none" or "raw" in hetero.toml.'
+            )
+        return [without_content(record) for record in records]

@@ -1,20 +1,20 @@
 """The logger of step S1: OpenTelemetry spans, a sealed vault for them, and the way out over OTLP.
 
-Spans go one way: tracer -> record -> redaction (its place; the identity until a redactor is
-injected) -> vault, and -> OTLP where asked. The hot path only ends a span; everything else happens on
+Spans go one way: tracer -> record -> redaction -> vault, and -> OTLP where asked. The hot path only ends a span; everything else happens on
 the exporter's thread.
 """
 
 from .names import Names
 from .reader import SlotCall, Trace, calls_of, read_traces
-from .record import SpanRecord, record_of
+from .record import SpanRecord, record_of, without_content
 from .sealed import SealedVault
-from .tracing import Tracing
+from .tracing import Redact, Tracing
 from .vault import Feedback, Vault
 
 __all__ = [
     "Feedback",
     "Names",
+    "Redact",
     "SealedVault",
     "SlotCall",
     "SpanRecord",
@@ -24,4 +24,5 @@ __all__ = [
     "calls_of",
     "read_traces",
     "record_of",
+    "without_content",
 ]

@@ -3,10 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, Final, NotRequired, TypedDict, cast
 
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import StatusCode
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from .names import Names
+
+_STRUCTURE: Final = {
+    Names.OPERATION,
+    Names.WORKFLOW,
+    Names.REQUEST_MODEL,
+    Names.SLOT,
+    Names.CONTRACT,
+    Names.BINDING,
+    Names.DECISION,
+    Names.SPECIALIST,
+    Names.OUTCOME,
+    "gen_ai.response.model",
+    "gen_ai.provider.name",
+    "gen_ai.agent.name",
+    "gen_ai.tool.name",
+    "error.type",
+}
+"""Attributes whose text says what ran, not what was said; of the others only numbers are structure."""
+
+_NAMED_BY_CODE: Final = ("hetero_agents", "pydantic-ai")
+"""Scopes whose span names are made of names in code; another library's may hold what a user typed."""
+
+_SOFTWARE: Final = (
+    "service.name",
+    "service.version",
+    "telemetry.sdk.language",
+    "telemetry.sdk.name",
+    "telemetry.sdk.version",
+)
+"""Attributes of the resource that name software; the others say where and for whom it ran."""
 
 
 class SpanRecord(TypedDict):
@@ -58,6 +92,54 @@ def record_of(span: ReadableSpan) -> SpanRecord:
         ],
         "resource": _plain(span.resource.attributes),
         "scope": span.instrumentation_scope.name if span.instrumentation_scope else "",
+    }
+
+
+def readable_of(record: SpanRecord) -> ReadableSpan:
+    """Return a record as the SDK's exporters take it."""
+
+    def context(span_id: str, trace_id: str = record["trace_id"]) -> SpanContext:
+        return SpanContext(int(trace_id, 16), int(span_id, 16), False, TraceFlags(TraceFlags.SAMPLED))
+
+    return ReadableSpan(
+        name=record["name"],
+        context=context(record["span_id"]),
+        parent=context(record["parent_id"]) if record["parent_id"] else None,
+        resource=Resource(record["resource"]),
+        attributes=record["attributes"],
+        events=[Event(event["name"], event["attributes"], event["time"]) for event in record["events"]],
+        links=[Link(context(link["span_id"], link["trace_id"]), link["attributes"]) for link in record["links"]],
+        kind=SpanKind[record["kind"]],
+        status=Status(StatusCode[record["status"]], record["message"]),
+        start_time=record["start"],
+        end_time=record["end"],
+        instrumentation_scope=InstrumentationScope(record["scope"]),
+    )
+
+
+def named_by_code(record: SpanRecord) -> bool:
+    """Whether a span's name and attributes have the meaning that our own have."""
+    return record["scope"] in _NAMED_BY_CODE
+
+
+def is_structure(record: SpanRecord, key: str) -> bool:
+    """Whether an attribute of a span is structure: what ran, how long, on what; never what was said."""
+    value = record["attributes"][key]
+    return named_by_code(record) and (
+        key in _STRUCTURE or (isinstance(value, int | float) and key.startswith(("gen_ai.", "hetero.")))
+    )
+
+
+def without_content(record: SpanRecord) -> SpanRecord:
+    """Return what of a span is structure: what an operator may see, and what leaves over OTLP unless more is asked for."""
+    return {
+        **record,
+        "name": record["name"] if named_by_code(record) else "span",
+        "message": None,
+        "attributes": {key: value for key, value in record["attributes"].items() if is_structure(record, key)},
+        "events": [],
+        "links": [],
+        "resource": {key: value for key, value in record["resource"].items() if key in _SOFTWARE},
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ from ..bindings.lock import exclusive, write_atomically
 from ..errors import HeteroError, UserError
 from .keys import Ask, Compartment, Keyring, Opener, find_opener, key_file, new_keyring, write_key
 from .names import Names
-from .record import SpanRecord
+from .record import SpanRecord, is_structure, named_by_code
 from .segments import FULL, SUFFIX, Segment, SegmentWriter
 from .vault import Feedback
 
@@ -32,27 +33,6 @@ FIRST_READER: Final = "owner"
 """The curator whose keys the first write makes where there are none."""
 
 _LENGTHS: Final = struct.Struct(">HI")
-
-_STRUCTURE: Final = {
-    Names.OPERATION,
-    Names.WORKFLOW,
-    Names.REQUEST_MODEL,
-    Names.SLOT,
-    Names.CONTRACT,
-    Names.BINDING,
-    Names.DECISION,
-    Names.SPECIALIST,
-    Names.OUTCOME,
-    "gen_ai.response.model",
-    "gen_ai.provider.name",
-    "gen_ai.agent.name",
-    "gen_ai.tool.name",
-    "error.type",
-}
-"""Attributes whose text says what ran, not what was said; of the others only numbers are structure."""
-
-_NAMED_BY_CODE: Final = ("hetero_agents", "pydantic-ai")
-"""Scopes whose span names are made of names in code; another library's may hold what a user typed."""
 
 _log = logging.getLogger("hetero_agents")
 
@@ -159,6 +139,23 @@ class SealedVault:
                 raise UserError("Nobody could open what comes: the vault needs a curator, so add another one first.")
             write_atomically(self.keyring_path, changed.model_dump_json(indent=1).encode())
             return changed
+
+    def surrogate_key(self) -> bytes:
+        """Return the 32 bytes from which surrogates follow, made once. They open nothing; who has them can check guesses.
+
+        Raises:
+            HeteroError: they cannot be written.
+        """
+        self.made_keyring()
+        path = self.folder / "surrogates.key"
+        try:
+            with exclusive(self.folder / ".keyring.flock"):
+                if not path.exists():
+                    write_atomically(path, secrets.token_hex(32).encode())
+                    path.chmod(0o600)
+                return bytes.fromhex(path.read_text())
+        except OSError as error:
+            raise self._unwritten(error) from error
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -305,8 +302,8 @@ def _entry(path: Path, offset: int, length: int, beginning: bytes) -> _Entry:
 
 def _split(record: SpanRecord) -> tuple[dict[str, Any], dict[str, Any]]:
     """What an operator may see of a span, and the rest."""
-    by_code = record["scope"] in _NAMED_BY_CODE
-    plain = {key: value for key, value in record["attributes"].items() if by_code and _is_structure(key, value)}
+    by_code = named_by_code(record)
+    plain = {key: value for key, value in record["attributes"].items() if is_structure(record, key)}
     structure: dict[str, Any] = {
         "parent_id": record["parent_id"],
         "name": record["name"] if by_code else "span",
@@ -324,10 +321,6 @@ def _split(record: SpanRecord) -> tuple[dict[str, Any], dict[str, Any]]:
         "attributes": {key: value for key, value in record["attributes"].items() if key not in plain},
     }
     return structure, content if by_code else {**content, "name": record["name"]}
-
-
-def _is_structure(key: str, value: Any) -> bool:
-    return key in _STRUCTURE or (isinstance(value, int | float) and key.startswith(("gen_ai.", "hetero.")))
 
 
 def _joined(entry: _Entry, structure: dict[str, Any], content: dict[str, Any] | None) -> SpanRecord:

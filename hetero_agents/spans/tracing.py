@@ -18,11 +18,11 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Tracer
 from pydantic_ai.models.instrumented import InstrumentationSettings
 
-from .record import SpanRecord, record_of
+from .record import SpanRecord, readable_of, record_of, without_content
 from .vault import Vault
 
-Redact = Callable[[SpanRecord], SpanRecord | None]
-"""Returns what may be stored of a span; None stores nothing."""
+Redact = Callable[[Sequence[SpanRecord]], Sequence[SpanRecord]]
+"""Returns spans as they may be stored; one that it leaves out is not."""
 
 _UNLIMITED = SpanLimits(
     max_span_attributes=SpanLimits.UNSET,
@@ -40,28 +40,27 @@ _log = logging.getLogger("hetero_agents")
 class Tracing:
     """The provider, its instrumentation settings for pydantic-ai, and their end."""
 
-    def __init__(self, vault: Vault, *, redact: Redact | None = None) -> None:
+    def __init__(self, vault: Vault, *, redact: Redact | None = None, otlp_content: bool = False) -> None:
         """Start the exporters' threads.
 
         Args:
             vault: where spans are stored.
-            redact: what each span passes before it is stored. It does not reach OTLP, which is then not used.
+            redact: what each span passes before it is stored or sent anywhere.
+            otlp_content: send content over OTLP too, as it is stored; else structure alone.
         """
         self.provider = TracerProvider(
             sampler=ALWAYS_ON,
             resource=Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", "hetero_agents")}),
             span_limits=_UNLIMITED,
         )
-        self._exporter = _VaultExporter(vault, redact)
-        self._lost = 0
-        self.provider.add_span_processor(_batch(self._exporter))
-        otlp = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-        if otlp and redact is not None:
-            _log.warning("Spans are not sent to %s: redaction does not reach OTLP.", otlp)
-        elif otlp:
+        self._otlp: BatchSpanProcessor | None = None
+        if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-            self.provider.add_span_processor(_batch(OTLPSpanExporter()))
+            self._otlp = _batch(OTLPSpanExporter())
+        self._exporter = _VaultExporter(vault, redact, self._otlp, otlp_content)
+        self._lost = 0
+        self.provider.add_span_processor(_batch(self._exporter))
         self.tracer: Tracer = self.provider.get_tracer("hetero_agents")
         self.settings = InstrumentationSettings(
             tracer_provider=self.provider,
@@ -77,7 +76,7 @@ class Tracing:
             False if that took longer than `timeout` seconds, or if spans were lost since the last flush.
         """
         # The SDK's processor ignores the timeout that it is given, so it is kept here.
-        flushing = threading.Thread(target=self.provider.force_flush, daemon=True)
+        flushing = threading.Thread(target=self._flush, daemon=True)
         flushing.start()
         flushing.join(timeout)
         lost, self._lost = self._exporter.dropped - self._lost, self._exporter.dropped
@@ -86,6 +85,13 @@ class Tracing:
     def close(self) -> None:
         """Flush and stop the exporters' threads."""
         self.provider.shutdown()
+        if self._otlp:
+            self._otlp.shutdown()
+
+    def _flush(self) -> None:
+        self.provider.force_flush()
+        if self._otlp:
+            self._otlp.force_flush()
 
 
 def _batch(exporter: SpanExporter) -> BatchSpanProcessor:
@@ -93,16 +99,25 @@ def _batch(exporter: SpanExporter) -> BatchSpanProcessor:
 
 
 class _VaultExporter(SpanExporter):
-    def __init__(self, vault: Vault, redact: Redact | None) -> None:
+    """Redacts, stores, and hands on to OTLP what was stored: nothing reaches either but through here."""
+
+    def __init__(
+        self, vault: Vault, redact: Redact | None, otlp: BatchSpanProcessor | None, otlp_content: bool
+    ) -> None:
         self._vault = vault
         self._redact = redact
+        self._otlp = otlp
+        self._otlp_content = otlp_content
         self.dropped = 0
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         try:
-            records = [record_of(span) for span in spans]
+            records: Sequence[SpanRecord] = [record_of(span) for span in spans]
             if self._redact is not None:
-                records = [kept for record in records if (kept := self._redact(record)) is not None]
+                records = self._redact(records)
+            if self._otlp is not None:  # before the vault, whose disk may be full
+                for record in records:
+                    self._otlp.on_end(readable_of(record if self._otlp_content else without_content(record)))
             self._vault.write(records)
         except Exception as error:
             # A full disk or a broken redactor must not hurt the agent, and must not be silent either.

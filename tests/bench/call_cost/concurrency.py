@@ -123,7 +123,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     with tempfile.TemporaryDirectory() as folder, mock_endpoint(options.delay) as endpoint:
-        Path(folder, "hetero.toml").write_text('[models]\nbig = "openai-chat:m"\n\n[tiers]\nllm = {model = "big"}\n')
+        Path(folder, "hetero.toml").write_text(
+            '[models]\nbig = "openai-chat:m"\n\n[tiers]\nllm = {model = "big"}\n\n[privacy]\ncontent = "raw"\n'
+        )
         os.environ |= {"OPENAI_BASE_URL": endpoint.base_url, "OPENAI_API_KEY": "x"}
         before = Path.cwd()
         os.chdir(folder)

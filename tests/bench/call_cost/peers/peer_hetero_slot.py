@@ -33,7 +33,9 @@ async def call() -> str:
 
 
 with tempfile.TemporaryDirectory() as folder:
-    Path(folder, "hetero.toml").write_text(f'[models]\nbig = "{PREFIX}:m"\n\n[tiers]\nllm = {{model = "big"}}\n')
+    Path(folder, "hetero.toml").write_text(
+        f'[models]\nbig = "{PREFIX}:m"\n\n[tiers]\nllm = {{model = "big"}}\n\n[privacy]\ncontent = "raw"\n'
+    )
     os.chdir(folder)
     os.environ |= {"OPENAI_BASE_URL": BASE_URL, "OPENAI_API_KEY": "x"}
     try:

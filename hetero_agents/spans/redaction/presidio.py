@@ -1,0 +1,109 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+"""What finds personal values: Presidio with a spaCy model, its recognizers, and those that it lacks.
+
+The spaCy model only names entities here: nothing that it could do besides is asked for, which makes it several
+times as fast. Nothing reaches for the network: of the public suffixes, the list inside tldextract is used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, cast
+
+import spacy
+from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
+from presidio_analyzer.nlp_engine import NerModelConfiguration, SpacyNlpEngine
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+from .recognizers import pattern_recognizer, recognizers
+from .redactor import Found
+from .worker import MODELS
+
+THRESHOLD: Final = 0.4
+"""Presidio's score from which a value counts."""
+
+_PROSE = 6
+"""Words from which a text's language is asked for: of fewer it cannot be told."""
+_SURE = 0.95
+"""Probability from which a text counts as one in another language."""
+
+
+class PresidioDetector:
+    """Finds values in the texts of one vault."""
+
+    def __init__(self, languages: Sequence[str] = ("en",), rules: Mapping[str, str] | None = None) -> None:
+        """Load the models.
+
+        Args:
+            languages: ISO 639-1 codes of what is spoken, of those in `MODELS`.
+            rules: own regular expressions, by the name of the kind of value that they find.
+        """
+        self._languages = languages
+        names = NerModelConfiguration(
+            labels_to_ignore=[
+                "ORDINAL",
+                "CARDINAL",
+                "ORG",
+                "NORP",
+                "DATE",
+                "TIME",
+                "MONEY",
+                "PERCENT",
+                "QUANTITY",
+                "PRODUCT",
+                "EVENT",
+                "WORK_OF_ART",
+                "LAW",
+                "LANGUAGE",
+            ]
+        )
+        engine = SpacyNlpEngine(
+            models=[{"lang_code": language, "model_name": MODELS[language]} for language in languages],
+            ner_model_configuration=names,
+        )
+        engine.nlp = {
+            language: spacy.load(
+                MODELS[language], exclude=["tagger", "parser", "attribute_ruler", "lemmatizer", "senter"]
+            )
+            for language in languages
+        }
+        own = [pattern_recognizer(kind, {kind: (rule, 0.9)}) for kind, rule in (rules or {}).items()]
+        registry = RecognizerRegistry(recognizers=[*recognizers(), *own], supported_languages=list(languages))
+        self._analyzer = AnalyzerEngine(registry=registry, nlp_engine=engine, supported_languages=list(languages))
+        self._engine = engine
+        kinds = set(self._analyzer.get_supported_entities(languages[0]))
+        self._wordy = sorted(kinds & {"PERSON", "LOCATION", "USERNAME", *(rules or {})})
+        self._all = sorted(kinds)
+
+    def find(self, texts: Sequence[str]) -> list[list[Found] | None]:
+        """Return the values of each text; None for a text in a language that is not spoken."""
+        language = self._languages[0]
+        found: list[list[Found] | None] = []
+        read = self._engine.process_batch(list(texts), language=language, batch_size=64)
+        for text, (_, artifacts) in zip(texts, cast(Iterable[Any], read), strict=True):
+            if not self._speaks(text):
+                found.append(None)
+                continue
+            # Numbers, addresses in the net and secrets have a digit or one of these signs.
+            entities = self._all if re.search(r"[\d@]|\w\.\w|://|(?i:key|secret|token|passw)", text) else self._wordy
+            results = self._analyzer.analyze(
+                text, language, entities=entities, nlp_artifacts=artifacts, score_threshold=THRESHOLD
+            )
+            # Of two kinds for one place, the surer one: an address in the net is no person.
+            kinds = {(r.start, r.end): r.entity_type for r in sorted(results, key=lambda r: r.score)}
+            found.append([Found(start, end, kind) for (start, end), kind in kinds.items()])
+        return found
+
+    def _speaks(self, text: str) -> bool:
+        letters = [c for c in text if c.isalpha()]
+        # All models read Latin letters; where most letters are others, a classifier is not needed.
+        if sum(ord(c) > 0x24F for c in letters) > len(letters) / 2:
+            return False
+        if len(re.findall(r"[^\W\d_]{2,}", text)) < _PROSE:
+            return True
+        language, probability = _IDENTIFIER.classify(text)
+        return language in self._languages or probability < _SURE
+
+
+_IDENTIFIER = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

