@@ -1,15 +1,20 @@
-"""What several test files need: models that answer from a list, engines that hand them out, lock entries."""
+"""What several test files need: models that answer from a list, engines that hand them out, lock entries, a collector."""
 
 from __future__ import annotations
 
+import builtins
 import json
 import multiprocessing
+import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, RetryPromptPart, TextPart, UserPromptPart
 from pydantic_ai.models import Model
 from pydantic_ai.models.function import AgentInfo, FunctionModel
@@ -131,3 +136,41 @@ def in_processes(work: Callable[..., None], *arguments: tuple[object, ...]) -> N
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0] * len(processes)
+
+
+@dataclass
+class Collected:
+    """What reached a collector."""
+
+    names: list[str] = field(default_factory=list[str])
+    bytes: builtins.bytes = b""
+
+
+@contextmanager
+def collecting() -> Generator[tuple[Collected, str]]:
+    """Run an OTLP collector on this machine; gives what reaches it, and its URL."""
+    collected = Collected()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            request = ExportTraceServiceRequest()
+            request.ParseFromString(body)
+            scopes: list[Any] = [scope for resource in request.resource_spans for scope in resource.scope_spans]
+            collected.names.extend(span.name for scope in scopes for span in scope.spans)
+            collected.bytes += body
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield collected, f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,19 +1,15 @@
 """Our tracer provider: private, joined by context, thinned by nobody, and the way out over OTLP."""
 
 import asyncio
-import builtins
 import logging
 import threading
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -26,7 +22,7 @@ from hetero_agents.spans import SealedVault, SpanRecord, Tracing
 from hetero_agents.testing import MemoryVault
 
 from .conftest import OpenApp
-from .support import TOML, FakeEngines, answers
+from .support import TOML, Collected, FakeEngines, answers, collecting
 
 
 def echo_slot() -> Slot[[str], str]:
@@ -119,41 +115,12 @@ def test_the_users_global_provider_gets_none_of_our_spans(
 # -- out over OTLP ---------------------------------------------------------------------------------
 
 
-@dataclass
-class Collected:
-    """What reached a collector."""
-
-    names: list[str] = field(default_factory=list[str])
-    bytes: builtins.bytes = b""
-
-
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch) -> Generator[Collected]:
-    """An OTLP collector on this machine."""
-    collected = Collected()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            request = ExportTraceServiceRequest()
-            request.ParseFromString(body)
-            scopes: list[Any] = [scope for resource in request.resource_spans for scope in resource.scope_spans]
-            collected.names.extend(span.name for scope in scopes for span in scope.spans)
-            collected.bytes += body
-            self.send_response(200)
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
+    """An OTLP collector that the environment names."""
+    with collecting() as (collected, url):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
         yield collected
-        server.shutdown()
-        thread.join()
 
 
 def test_spans_reach_the_collector_that_the_environment_names(collector: Collected, open_app: OpenApp) -> None:

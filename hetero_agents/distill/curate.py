@@ -157,4 +157,9 @@ def _too_few(contract: Contract, count: int, left_out: Counter[str], untrainable
             "if its terms allow it (calls logged from then on count), or correct answers with `hetero feedback`."
         )
     reasons = "; left out: " + ", ".join(f"{n} ({why})" for why, n in left_out.most_common()) if left_out else ""
-    return f"Slot {contract.slot!r} has {count} usable examples and needs {FEWEST}: run the agent more{reasons}."
+    stored = (
+        "" if count or left_out else "; calls count if their content is stored, which [privacy] in hetero.toml decides"
+    )
+    return (
+        f"Slot {contract.slot!r} has {count} usable examples and needs {FEWEST}: run the agent more{reasons}{stored}."
+    )
