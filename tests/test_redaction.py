@@ -16,8 +16,10 @@ from hetero_agents import ConfigError, slot
 from hetero_agents.bindings import Config, Workspace
 from hetero_agents.slots import App, registry
 from hetero_agents.spans import Names, SpanRecord, calls_of
-from hetero_agents.spans.redaction import Found, RedactionSettings, RedactionWorker, Redactor, Surrogates
+from hetero_agents.spans.redaction import RedactionSettings, RedactionWorker
 from hetero_agents.spans.redaction import worker as redaction_worker
+from hetero_agents.spans.redaction.redactor import Found, Redactor
+from hetero_agents.spans.redaction.surrogates import Surrogates
 
 from .conftest import OpenApp
 from .support import TOML, FakeEngines, answers, write_workspace

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hetero_agents.distill import wilson
-from hetero_agents.spans.redaction import Found
+from hetero_agents.spans.redaction.redactor import Found
 
 TEMPLATES = Path(".bench") / "presidio_evaluator"
 PACKAGE = "presidio-evaluator==0.3.2"

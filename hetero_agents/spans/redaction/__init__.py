@@ -1,15 +1,8 @@
-"""Redaction at capture (step S1): detection, surrogates, and the process that both run in."""
+"""Redaction at capture (step S1): detection, surrogates, and the process that both run in.
 
-from .redactor import Detector, Found, Redactor
-from .surrogates import Surrogates
+An agent's process loads the worker's client alone; `redactor`, `surrogates` and `presidio` are loaded by the worker.
+"""
+
 from .worker import RedactionSettings, RedactionWorker, redaction_is_installed
 
-__all__ = [
-    "Detector",
-    "Found",
-    "RedactionSettings",
-    "RedactionWorker",
-    "Redactor",
-    "Surrogates",
-    "redaction_is_installed",
-]
+__all__ = ["RedactionSettings", "RedactionWorker", "redaction_is_installed"]
