@@ -27,7 +27,7 @@ from hetero_agents.spans.redaction.redactor import Found
 
 TEMPLATES = Path(".bench") / "presidio_evaluator"
 PACKAGE = "presidio-evaluator==0.3.2"
-FILLS = 40
+FILLS = 52
 """How often each template is filled in each locale."""
 
 KINDS = {

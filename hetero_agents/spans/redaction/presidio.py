@@ -8,13 +8,14 @@ times as fast. Nothing reaches for the network: of the public suffixes, the list
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, cast
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import spacy
 from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
-from presidio_analyzer.nlp_engine import NerModelConfiguration, SpacyNlpEngine
+from presidio_analyzer.nlp_engine import NlpArtifacts, SpacyNlpEngine
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
+from spacy.tokens import Doc
 
 from .recognizers import pattern_recognizer, recognizers
 from .redactor import Found
@@ -23,6 +24,8 @@ from .worker import MODELS
 THRESHOLD: Final = 0.4
 """Presidio's score from which a value counts."""
 
+_LABELS = {"PERSON": "PERSON", "GPE": "LOCATION", "LOC": "LOCATION", "FAC": "LOCATION"}
+"""Presidio's names of what the spaCy model names."""
 _PROSE = 6
 """Words from which a text's language is asked for: of fewer it cannot be told."""
 _SURE = 0.95
@@ -40,28 +43,7 @@ class PresidioDetector:
             rules: own regular expressions, by the name of the kind of value that they find.
         """
         self._languages = languages
-        names = NerModelConfiguration(
-            labels_to_ignore=[
-                "ORDINAL",
-                "CARDINAL",
-                "ORG",
-                "NORP",
-                "DATE",
-                "TIME",
-                "MONEY",
-                "PERCENT",
-                "QUANTITY",
-                "PRODUCT",
-                "EVENT",
-                "WORK_OF_ART",
-                "LAW",
-                "LANGUAGE",
-            ]
-        )
-        engine = SpacyNlpEngine(
-            models=[{"lang_code": language, "model_name": MODELS[language]} for language in languages],
-            ner_model_configuration=names,
-        )
+        engine = SpacyNlpEngine(models=[{"lang_code": code, "model_name": MODELS[code]} for code in languages])
         engine.nlp = {
             language: spacy.load(
                 MODELS[language], exclude=["tagger", "parser", "attribute_ruler", "lemmatizer", "senter"]
@@ -80,13 +62,14 @@ class PresidioDetector:
         """Return the values of each text; None for a text in a language that is not spoken."""
         language = self._languages[0]
         found: list[list[Found] | None] = []
-        read = self._engine.process_batch(list(texts), language=language, batch_size=64)
-        for text, (_, artifacts) in zip(texts, cast(Iterable[Any], read), strict=True):
+        read = self._engine.get_nlp(language).pipe(texts, batch_size=256)
+        for text, document in zip(texts, read, strict=True):
             if not self._speaks(text):
                 found.append(None)
                 continue
             # Numbers, addresses in the net and secrets have a digit or one of these signs.
             entities = self._all if re.search(r"[\d@]|\w\.\w|://|(?i:key|secret|token|passw)", text) else self._wordy
+            artifacts = self._artifacts(document, language)
             results = self._analyzer.analyze(
                 text, language, entities=entities, nlp_artifacts=artifacts, score_threshold=THRESHOLD
             )
@@ -94,6 +77,14 @@ class PresidioDetector:
             kinds = {(r.start, r.end): r.entity_type for r in sorted(results, key=lambda r: r.score)}
             found.append([Found(start, end, kind) for (start, end), kind in kinds.items()])
         return found
+
+    def _artifacts(self, document: Doc, language: str) -> NlpArtifacts:
+        """What Presidio's recognizers know of a text; words in place of lemmas, which do for the words that it looks for around a value."""
+        entities = [entity for entity in document.ents if entity.label_ in _LABELS]
+        for entity in entities:
+            entity.label_ = _LABELS[entity.label_]
+        words = [token.lower_ for token in document]
+        return NlpArtifacts(entities, document, [token.idx for token in document], words, self._engine, language)
 
     def _speaks(self, text: str) -> bool:
         letters = [c for c in text if c.isalpha()]
