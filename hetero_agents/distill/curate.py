@@ -103,6 +103,8 @@ def curate(
         elif not call.trainable and not call.corrected:
             left_out["the model's terms"] += 1
             untrainable[call.binding] += 1
+        elif not _meets(contract, call):
+            left_out["not of the contract, as it is stored"] += 1
         else:
             key = sha256_of(call.input)
             if key in kept:
@@ -125,6 +127,15 @@ def curate(
             )
     what = f"near-duplicate clusters of {split_by!r}" if split_by else "near-duplicate clusters of the input"
     return Dataset(parts, what, dict(left_out))
+
+
+def _meets(contract: Contract, call: SlotCall) -> bool:
+    """Whether a stored answer is one that the slot could give: redaction may have changed a label, or one of the options."""
+    try:
+        contract.validate(call.output, contract.load(call.input))
+    except ValueError:
+        return False
+    return True
 
 
 def _split_text(values: dict[str, Any], split_by: str | None) -> str:

@@ -13,13 +13,12 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 from opentelemetry.trace import Span, SpanKind
 
 from ..errors import SlotDefinitionError, UserError
-from ..spans import Names
+from ..spans import Names, subject_now
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _root: ContextVar[Span | None] = ContextVar("hetero_root", default=None)
-_subject: ContextVar[str | None] = ContextVar("hetero_subject", default=None)
 
 
 @dataclass(eq=False)
@@ -75,16 +74,11 @@ def code_agent(function: Callable[..., Any] | None = None, /, *, name: str | Non
 @contextmanager
 def subject(person: str) -> Generator[None]:
     """Name the person whose data the calls inside hold."""
-    token = _subject.set(person)
+    token = subject_now.set(person)
     try:
         yield
     finally:
-        _subject.reset(token)
-
-
-def current_subject() -> str | None:
-    """Return whose data the current call holds, if anybody said."""
-    return _subject.get()
+        subject_now.reset(token)
 
 
 def workflow_outcome(*, ok: bool, score: float | None = None) -> None:
@@ -122,8 +116,6 @@ def record_outcome(span: Span, *, ok: bool, score: float | None = None) -> None:
 @contextmanager
 def _rooted(tracer: Any, name: str) -> Generator[None]:
     attributes = {Names.OPERATION: "invoke_workflow", Names.WORKFLOW: name}
-    if (person := current_subject()) is not None:
-        attributes[Names.SUBJECT] = person
     with (
         tracer.start_as_current_span(f"invoke_workflow {name}", attributes=attributes, kind=SpanKind.INTERNAL) as span,
         root_span(span),

@@ -30,7 +30,7 @@ from ..contract import SlotId
 from ..errors import EngineError, ReplayMissError, SlotDefinitionError
 from ..routing import Link
 from ..spans import Names
-from .agency import current_subject, root_span
+from .agency import root_span
 from .registry import registry
 from .slot import Slot
 
@@ -116,8 +116,6 @@ class _Binder(AbstractCapability[Any]):
     async def wrap_run(self, ctx: RunContext[Any], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
         # The instrumentation is outermost, so the current span is the agent's.
         span = get_current_span()
-        if (person := current_subject()) is not None:
-            span.set_attribute(Names.SUBJECT, person)
         with root_span(span):
             try:
                 return await handler()
@@ -170,6 +168,5 @@ class _Bound(WrapperModel):
             Names.BINDING: self._link.label,
             Names.TRAINABLE: self._link.trainable,
             Names.HCI: self._hci or None,
-            Names.SUBJECT: current_subject(),
         }
         get_current_span().set_attributes({key: value for key, value in told.items() if value is not None})

@@ -20,7 +20,6 @@ from ..contract import Contract, SlotId, check_shape, compact_json
 from ..errors import SlotDefinitionError, UserError
 from ..routing import Check, Route, ask
 from ..spans import Names
-from .agency import current_subject
 from .registry import name_in_module, registry
 
 P = ParamSpec("P")
@@ -103,8 +102,6 @@ class Slot(Generic[P, R]):
         }
         if self.hci if binding.hci is None else binding.hci:
             attributes[Names.HCI] = True
-        if (subject := current_subject()) is not None:
-            attributes[Names.SUBJECT] = subject
         with app.tracing.tracer.start_as_current_span(
             f"slot {self.id}", attributes=attributes, kind=SpanKind.INTERNAL
         ) as span:

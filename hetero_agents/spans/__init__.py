@@ -8,7 +8,7 @@ from .names import Names
 from .reader import SlotCall, Trace, calls_of, read_traces
 from .record import SpanRecord, record_of, without_content
 from .sealed import SealedVault
-from .tracing import Redact, Tracing
+from .tracing import Redact, Tracing, subject_now
 from .vault import Feedback, Vault
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "calls_of",
     "read_traces",
     "record_of",
+    "subject_now",
     "without_content",
 ]

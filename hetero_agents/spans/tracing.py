@@ -10,14 +10,17 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Tracer
 from pydantic_ai.models.instrumented import InstrumentationSettings
 
+from .names import Names
 from .record import SpanRecord, readable_of, record_of, without_content
 from .vault import Vault
 
@@ -33,6 +36,9 @@ _UNLIMITED = SpanLimits(
     max_attribute_length=SpanLimits.UNSET,
     max_span_attribute_length=SpanLimits.UNSET,
 )
+
+subject_now: ContextVar[str | None] = ContextVar("hetero_subject", default=None)
+"""Whose data is worked on, as `subject()` says."""
 
 _log = logging.getLogger("hetero_agents")
 
@@ -60,6 +66,7 @@ class Tracing:
             self._otlp = _batch(OTLPSpanExporter())
         self._exporter = _VaultExporter(vault, redact, self._otlp, otlp_content)
         self._lost = 0
+        self.provider.add_span_processor(_SaysSubject())
         self.provider.add_span_processor(_batch(self._exporter))
         self.tracer: Tracer = self.provider.get_tracer("hetero_agents")
         self.settings = InstrumentationSettings(
@@ -67,6 +74,8 @@ class Tracing:
             version=6,
             # They repeat the contract, which the slot's span names by its hash.
             include_model_request_parameters=False,
+            # Pictures and sound cannot be redacted.
+            include_binary_content=redact is None,
         )
 
     def flush(self, timeout: float = 30.0) -> bool:
@@ -84,6 +93,7 @@ class Tracing:
 
     def close(self) -> None:
         """Flush and stop the exporters' threads."""
+        self._flush()  # shutting down waits half a minute only, and then loses the rest without a word
         self.provider.shutdown()
         if self._otlp:
             self._otlp.shutdown()
@@ -96,6 +106,14 @@ class Tracing:
 
 def _batch(exporter: SpanExporter) -> BatchSpanProcessor:
     return BatchSpanProcessor(exporter, max_queue_size=65_536, schedule_delay_millis=500, max_export_batch_size=512)
+
+
+class _SaysSubject(SpanProcessor):
+    """Writes on every span whose data it holds, so that all spans of a run are redacted alike, whichever ends first."""
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        if (person := subject_now.get()) is not None:
+            span.set_attribute(Names.SUBJECT, person)
 
 
 class _VaultExporter(SpanExporter):

@@ -54,9 +54,6 @@ class PresidioDetector:
         registry = RecognizerRegistry(recognizers=[*recognizers(), *own], supported_languages=list(languages))
         self._analyzer = AnalyzerEngine(registry=registry, nlp_engine=engine, supported_languages=list(languages))
         self._engine = engine
-        kinds = set(self._analyzer.get_supported_entities(languages[0]))
-        self._wordy = sorted(kinds & {"PERSON", "LOCATION", "USERNAME", *(rules or {})})
-        self._all = sorted(kinds)
 
     def find(self, texts: Sequence[str]) -> list[list[Found] | None]:
         """Return the values of each text; None for a text in a language that is not spoken."""
@@ -67,12 +64,8 @@ class PresidioDetector:
             if not self._speaks(text):
                 found.append(None)
                 continue
-            # Numbers, addresses in the net and secrets have a digit or one of these signs.
-            entities = self._all if re.search(r"[\d@]|\w\.\w|://|(?i:key|secret|token|passw)", text) else self._wordy
             artifacts = self._artifacts(document, language)
-            results = self._analyzer.analyze(
-                text, language, entities=entities, nlp_artifacts=artifacts, score_threshold=THRESHOLD
-            )
+            results = self._analyzer.analyze(text, language, nlp_artifacts=artifacts, score_threshold=THRESHOLD)
             # Of two kinds for one place, the surer one: an address in the net is no person.
             kinds = {(r.start, r.end): r.entity_type for r in sorted(results, key=lambda r: r.score)}
             found.append([Found(start, end, kind) for (start, end), kind in kinds.items()])
@@ -87,14 +80,17 @@ class PresidioDetector:
         return NlpArtifacts(entities, document, [token.idx for token in document], words, self._engine, language)
 
     def _speaks(self, text: str) -> bool:
-        letters = [c for c in text if c.isalpha()]
-        # All models read Latin letters; where most letters are others, a classifier is not needed.
-        if sum(ord(c) > 0x24F for c in letters) > len(letters) / 2:
-            return False
-        if len(re.findall(r"[^\W\d_]{2,}", text)) < _PROSE:
-            return True
-        language, probability = _IDENTIFIER.classify(text)
-        return language in self._languages or probability < _SURE
+        """Whether all of a text is in a language that is spoken, as far as its sentences are long enough to tell."""
+        for sentence in re.split(r"\n+|(?<=[.!?])\s+", text):
+            letters = [c for c in sentence if c.isalpha()]
+            # All models read Latin letters; where most letters are others, a classifier is not needed.
+            if sum(ord(c) > 0x24F for c in letters) > len(letters) / 2:
+                return False
+            if len(re.findall(r"[^\W\d_]{2,}", sentence)) >= _PROSE:
+                language, probability = _IDENTIFIER.classify(sentence)
+                if language not in self._languages and probability >= _SURE:
+                    return False
+        return True
 
 
 _IDENTIFIER = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

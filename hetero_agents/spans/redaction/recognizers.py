@@ -54,7 +54,7 @@ _ZIP = rf"\b(?:{_STATES})[ ,]+\d{{5}}(?:-\d{{4}})?\b"
 _POSTCODE = r"\b(?:GIR ?0AA|[A-Z]{1,2}\d[A-Z\d]? ?\d[ABD-HJLNP-UW-Z]{2})\b"
 """Of the United Kingdom (BS 7666)."""
 _UNIT = r"(?:Apt|Apartment|Suite|Ste|Unit|Flat|Studio|Floor|Room|Box|Building|Bldg|No)\.? ?#? ?\d+\w?"
-_NAME = r"[A-Z][\w'’.-]*"
+_NAME = r"\b[A-Z][\w'’.-]{0,40}"
 _STREET = rf"\b\d{{1,6}}[A-Za-z]?(?:[ ,]+{_NAME}){{1,4}}?[ ,]+(?i:{_STREETS})\b\.?(?:[ ,\n]+{_UNIT})?"
 _BEGIN = rf"(?:{_STREET}|{_UNIT}|\bPSC \d+|\b\d{{1,6}}[A-Za-z]?\b(?=[ ,]+[A-Z])|\bU(?:SNS|SNV|SCGC|SS) {_NAME})"
 _BETWEEN = r"(?:(?!(?<!\b(?:St|Ste|Apt|Ave|Rd|Dr|No|Ln|Blvd|Bldg))\. )[^?!:;]){0,80}?"
@@ -475,7 +475,7 @@ def _by_patterns() -> list[EntityRecognizer]:
                 ),
                 "stated": (
                     r"(?i:\b(?:api[ _-]?key|access[ _-]?key|secret(?:[ _-]?key)?|token|password|passwd|pwd|bearer|authorization)\b"
-                    r"(?:\W{1,4}(?:is |bearer |basic )?|\s+is\s+))\K(?=\S*\d)[^\s\"',;]{8,}",
+                    r"(?:\W{0,2}[:=]\W{0,3}(?:bearer |basic )?|\W{1,4}(?:is |bearer |basic )?(?=\S*[\d_-])))\K[^\s\"',;]{6,}",
                     0.7,
                 ),
             },
@@ -581,7 +581,8 @@ class _Names(LocalRecognizer):
                 found.append(RecognizerResult("PERSON", start, end, 0.6))
                 break
             else:
-                begins = re.search(r"(?:^|[.!?:;\n\"“])\s*$", text[: run.start()])
+                before = text[max(run.start() - 20, 0) : run.start()].rstrip(" ")
+                begins = not before or before[-1] in '.!?:;\n"“'
                 names = [re.sub(r"['’]s?$", "", word).upper() for _, _, word in words]
                 if not begins and all(name in frequent or name in first for name in names) and names[-1] in frequent:
                     found.append(RecognizerResult("PERSON", run.start(), run.start() + len(run[0].rstrip("'’")), 0.5))

@@ -1,7 +1,7 @@
 """Redaction of whole spans (the paper's step S1): personal values and origin go, the form and the sense of a run stay.
 
-A value that is found anywhere in a run is replaced everywhere in it, in texts, in JSON inside texts and in numbers,
-always by the same surrogate: what an output copied from an input is still a copy. What detection cannot read is not kept.
+A value that is found anywhere in a run is replaced everywhere in it, in texts, in JSON inside texts, in keys and in numbers,
+always by the same surrogate: what an output copied from an input is still a copy. What cannot be read is not kept.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import hashlib
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 from ..names import Names
 from ..record import SpanRecord, is_structure, named_by_code, without_content
-from .surrogates import Surrogates
+from .surrogates import PSEUDONYM, Surrogates
 
 REMEMBERED_RUNS: Final = 4096
 """Runs whose values are remembered for spans that come later."""
@@ -25,21 +24,32 @@ REMEMBERED_RUNS: Final = 4096
 REMEMBERED_TEXTS: Final = 20_000
 """Texts whose values are remembered: messages come again in each span around them."""
 
+LONGEST_TEXT: Final = 200_000
+"""Characters of the longest text that is read; a span that holds a longer one loses its content."""
+
 _IDENTIFIERS: Final = {Names.SUBJECT, "gen_ai.conversation.id", "session.id", "user.id", "enduser.id"}
-"""Attributes that name a person or a session: a pseudonym stands for them."""
+"""Attributes that name a person or a session: a pseudonym stands for them, here and wherever they are told."""
 
 _ORIGIN: Final = re.compile(
     r"(host|os|process|device|container|k8s|cloud|user|enduser|session|client|server|source|destination|peer|net|network|code|thread|geo)\."
 )
 """Attributes that say where and for whom a span was made; they are left out."""
 
+_FORM_FIELDS: Final = {"role", "type", "finish_reason"}
+_FORM: Final = re.compile(r"[a-z_]{1,24}")
+"""What the fields above hold in messages: words of the GenAI conventions, not of people."""
+
 _SCHEMA_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z_.\-]{0,60}")
+"""A key that may be a name in code; it is not looked at, but known values are replaced in it."""
 _DIGITS_TO_LOOK_AT: Final = 7
-"""Numbers with fewer digits identify nobody by themselves."""
+"""Numbers with fewer digits are not looked at: they identify nobody by themselves."""
 _SHORT: Final = 80
 """Characters up to which a field's value is read together with the field's name."""
-_PART: Final = 4
-"""Letters from which a part of a name counts as that name."""
+_SHORTEST_KNOWN: Final = 3
+"""Characters from which a value is replaced in other texts than its own too."""
+_NAMES: Final = re.compile(r"[A-Z][\w'’-]+(?: [A-Z][\w'’-]+)*")
+_BY_MODEL: Final = {"PERSON", "LOCATION"}
+"""Kinds that a language model finds, which is less sure where a value begins and ends than a rule is."""
 
 
 class Found(NamedTuple):
@@ -59,21 +69,7 @@ class Detector(Protocol):
 
 
 class Unreadable(Exception):
-    """A text is in a language that the detector does not speak."""
-
-
-class _Value(NamedTuple):
-    kind: str
-    alone: bool
-    """It was found as a word of its own, not inside of one."""
-
-
-class _Place(NamedTuple):
-    """A part of a text that goes: places of one text do not overlap."""
-
-    start: int
-    end: int
-    value: _Value
+    """A text is too long, or in a language that the detector does not speak."""
 
 
 @dataclass
@@ -81,7 +77,10 @@ class _Run:
     """What is known of a run so far."""
 
     scope: str
-    values: dict[str, _Value]
+    values: dict[str, str] = field(default_factory=dict[str, str])
+    """Kind by value."""
+    known: re.Pattern[str] | None = None
+    """Matches every known value; None where values have come since."""
 
 
 class Redactor:
@@ -108,147 +107,161 @@ class Redactor:
         self._unredacted = unredacted or {}
         self._link_subjects = link_subjects
         self._runs = OrderedDict[str, _Run]()
-        self._found = OrderedDict[bytes, "list[_Place] | None"]()
+        self._found = OrderedDict[bytes, "list[Found] | None"]()
 
     def redact(self, records: Sequence[SpanRecord]) -> tuple[list[SpanRecord], int]:
-        """Return the spans as they may be stored, and how many of them lost their content because it cannot be read.
-
-        Raises:
-            Exception: what the detector raises; nothing may be stored then.
-        """
-        texts = dict[str, None]()
-        collect = _Walk(lambda text, field: texts.setdefault(_in_context(text, field)[0]), self._unredacted)
-        for record in records:
-            collect.span(record)
-        self._look_at([text for text in texts if _digest(text) not in self._found])
-        for record in records:
-            self._learn(record)
-        replacers = {trace: self._replacer(self._run(trace)) for trace in {record["trace_id"] for record in records}}
-        redacted: list[SpanRecord] = []
-        dropped = 0
-        for record in records:
+        """Return the spans as they may be stored, and how many of them lost their content because it cannot be read."""
+        texts, unreadable = dict[str, None](), set[int]()
+        for place, record in enumerate(records):
             try:
-                redacted.append(self._redacted(record, replacers[record["trace_id"]]))
-            except Unreadable:
-                dropped += 1
+                texts |= dict.fromkeys(self._texts(record))
+            except Exception:  # whatever it holds: it costs this span its content, and no other
+                unreadable.add(place)
+        self._look_at([text for text in texts if _digest(text) not in self._found])
+        for place, record in enumerate(records):
+            try:
+                self._learn(record)
+            except Exception:
+                unreadable.add(place)
+        redacted: list[SpanRecord] = []
+        for place, record in enumerate(records):
+            try:
+                redacted.append(without_content(record) if place in unreadable else self._redacted(record))
+            except Exception:
+                unreadable.add(place)
                 redacted.append(without_content(record))
         while len(self._found) > REMEMBERED_TEXTS:
             self._found.popitem(last=False)
         while len(self._runs) > REMEMBERED_RUNS:
             self._runs.popitem(last=False)
-        return redacted, dropped
+        return redacted, len(unreadable)
+
+    def _texts(self, record: SpanRecord) -> list[str]:
+        """Return every text of a span as detection reads it."""
+        texts: list[str] = []
+
+        def note(text: str, field: str | None, look: bool) -> str:
+            if look:
+                texts.append(_in_context(text, field)[0])
+            return text
+
+        _Walk(note, self._unredacted).span(record)
+        return texts
 
     def _look_at(self, texts: Sequence[str]) -> None:
-        for text, found in zip(texts, self._detector.find(texts), strict=True):
-            self._found[_digest(text)] = None if found is None else _places(text, found)
+        fitting = [text for text in texts if len(text) <= LONGEST_TEXT]
+        try:
+            found = self._detector.find([_readable(text) for text in fitting])
+        except Exception:  # one of them cannot be read: which one?
+            found = [self._found_in(text) for text in fitting]
+        self._found |= {_digest(text): None for text in texts} | {
+            _digest(text): values for text, values in zip(fitting, found, strict=True)
+        }
 
-    def _places(self, text: str, field: str | None) -> list[_Place]:
-        """Return where a text's values are.
+    def _found_in(self, text: str) -> list[Found] | None:
+        try:
+            return self._detector.find([_readable(text)])[0]
+        except Exception:
+            return None
+
+    def _own(self, text: str, field: str | None) -> list[Found]:
+        """Return what was found in a text itself.
 
         Raises:
-            Unreadable: the text cannot be read.
+            Unreadable: it could not be read.
         """
         context, prefix = _in_context(text, field)
-        places = self._found[_digest(context)]
-        if places is None:
+        found = self._found[_digest(context)]
+        if found is None:
             raise Unreadable
-        begin = len(prefix)
-        return [_Place(max(p.start - begin, 0), p.end - begin, p.value) for p in places if p.end > begin]
+        begin = len(prefix)  # a value that was found together with the field's name may begin in it
+        return [Found(max(f.start - begin, 0), f.end - begin, f.kind) for f in found if f.end > begin]
 
     def _learn(self, record: SpanRecord) -> None:
         """Take up a span's values and its subject into what is known of its run."""
         run = self._run(record["trace_id"])
-        if not self._link_subjects and isinstance(subject := record["attributes"].get(Names.SUBJECT), str):
+        attributes = record["attributes"]
+        if not self._link_subjects and isinstance(subject := attributes.get(Names.SUBJECT), str):
             run.scope = f"subject {subject}"
+        values = {str(attributes[key]): PSEUDONYM for key in _IDENTIFIERS & attributes.keys()}
 
-        def learn(text: str, field: str | None) -> None:
-            for place in self._places(text, field):
-                value = text[place.start : place.end]
-                before = run.values.get(value, place.value)
-                run.values[value] = _Value(before.kind, before.alone and place.value.alone)
+        def learn(text: str, field: str | None, look: bool) -> str:
+            if look:
+                for tile in _tiled(self._own(text, field)):
+                    value = text[tile.start : tile.end].strip()
+                    if tile.whole or (tile.kind == "PERSON" and _NAMES.fullmatch(value)):
+                        values[value] = tile.kind
+            return text
 
-        with suppress(Unreadable):
-            _Walk(learn, self._unredacted).span(record)
+        _Walk(learn, self._unredacted).span(record)
+        for value, kind in values.items():
+            if len(value) >= _SHORTEST_KNOWN and value not in run.values:
+                run.values[value], run.known = kind, None
 
     def _run(self, trace: str) -> _Run:
-        run = self._runs.setdefault(trace, _Run("" if self._link_subjects else f"run {trace}", {}))
+        run = self._runs.setdefault(trace, _Run("" if self._link_subjects else f"run {trace}"))
         self._runs.move_to_end(trace)
         return run
 
-    def _replacer(self, run: _Run) -> Callable[[str, Sequence[_Place]], str]:
-        """Return what replaces a text's own values and every other known value of its run."""
-        kinds = {value.casefold(): (value, about.kind) for value, about in run.values.items()}
-        parts = {
-            part
-            for value, about in run.values.items()
-            if about.kind == "PERSON"
-            for part in re.findall(r"[^\W\d_]+", value)
-            if len(part) >= _PART and part[0].isupper() and part.casefold() not in kinds
-        }
-        longest_first = sorted(run.values, key=len, reverse=True)
-        known = re.compile(
-            "|".join(
-                [f"(?i:{_guarded(value, run.values[value].alone)})" for value in longest_first]
-                + [_guarded(part, True) for part in sorted(parts, key=len, reverse=True)]
-            )
-            or r"(?!)"
-        )
+    def _redacted(self, record: SpanRecord) -> SpanRecord:
+        run = self._run(record["trace_id"])
+        run.known = run.known or _pattern(run.values)
+        known, values, scope = run.known, run.values, run.scope
+        folded = {value.casefold(): value for value in reversed(values)}  # of like ones, the first
 
-        def surrogate(found: str) -> str:
-            value, kind = kinds.get(found.casefold(), (found, "PERSON"))
-            new = self._surrogates.of(run.scope, kind, value)
-            if found != value:  # written in another case
-                new = new.upper() if found.isupper() else new.lower() if found.islower() else new
-            return new
-
-        def replace(text: str, places: Sequence[_Place]) -> str:
+        def change(text: str, field: str | None, look: bool) -> str:
+            own = self._own(text, field) if look else []
+            told = [Found(m.start(), m.end(), "") for m in known.finditer(text)]
             out, done = "", 0
-            for place in places:
-                out += known.sub(lambda match: surrogate(match[0]), text[done : place.start])
-                out += surrogate(text[place.start : place.end])
+            for place in _tiled([*own, *told]):
+                found = text[place.start : place.end]
+                value = found if found in values else folded.get(" ".join(found.split()).casefold(), found)
+                new = self._surrogates.of(scope, values.get(value, place.kind or "PERSON"), value)
+                if found != value:  # written in another case
+                    new = new.upper() if found.isupper() else new.lower() if found.islower() else new
+                out += text[done : place.start] + new
                 done = place.end
-            return out + known.sub(lambda match: surrogate(match[0]), text[done:])
-
-        return replace
-
-    def _redacted(self, record: SpanRecord, replace: Callable[[str, Sequence[_Place]], str]) -> SpanRecord:
-        def change(text: str, field: str | None) -> str:
-            return replace(text, self._places(text, field))
+            return out + text[done:]
 
         redacted = _Walk(change, self._unredacted).span(record)
-        scope = "" if self._link_subjects else self._run(record["trace_id"]).scope
         for key in _IDENTIFIERS & redacted["attributes"].keys():
-            stated = str(record["attributes"][key])
-            # A subject's pseudonym is the same in all runs: by it a person's spans are found again.
-            redacted["attributes"][key] = self._surrogates.pseudonym("" if key == Names.SUBJECT else scope, stated)
+            redacted["attributes"][key] = self._surrogates.of(scope, PSEUDONYM, str(record["attributes"][key]))
         return redacted
 
 
 class _Walk:
     """Goes through a span's content, and gives it back with every text as a function changes it."""
 
-    def __init__(self, change: Callable[[str, str | None], Any], unredacted: Mapping[str, Sequence[str]]) -> None:
-        """Take the function: it is given a text and the name of the field that it is the value of, if any."""
+    def __init__(self, change: Callable[[str, str | None, bool], str], unredacted: Mapping[str, Sequence[str]]) -> None:
+        """Take the function.
+
+        Args:
+            change: given a text, the name of the field that it is the value of, and whether values are to be looked for in it;
+                else only what is known elsewhere is replaced.
+            unredacted: parameters that stay, by slot id.
+        """
         self._change = change
         self._unredacted = unredacted
 
     def span(self, record: SpanRecord) -> SpanRecord:
         """Go through a span; origin is left out of what comes back."""
-        structure = without_content(record)
-        kept = self._unredacted.get(record["attributes"].get(Names.SLOT, ""), ())
-        attributes = dict(structure["attributes"])
+        ours = named_by_code(record)
+        kept = self._unredacted.get(str(record["attributes"].get(Names.SLOT)), ())
+        attributes = without_content(record)["attributes"]
         for key, value in record["attributes"].items():
             if key in _IDENTIFIERS:
                 attributes[key] = value
-            elif key == Names.INPUT and kept:
+            elif ours and key in (Names.INPUT, Names.OUTPUT):  # JSON, also where it is a number or a word
                 fields = json.loads(value)
-                changed = {k: v if k in kept else self._value(v, k) for k, v in fields.items()}
-                attributes[key] = _compact(changed)
+                if key == Names.INPUT and kept:
+                    attributes[key] = _compact({k: v if k in kept else self._value(v, k) for k, v in fields.items()})
+                else:
+                    attributes[key] = _compact(self._value(fields, None))
             elif not is_structure(record, key) and not _ORIGIN.match(key):
-                attributes[key] = self._value(value, None)
+                attributes[key if ours else self._key(key, attributes)] = self._value(value, key)
         return {
-            **structure,
-            "name": record["name"] if named_by_code(record) else self._value(record["name"], None),
+            **without_content(record),
+            "name": record["name"] if ours else self._value(record["name"], None),
             "message": self._value(record["message"], None),
             "attributes": attributes,
             "events": [
@@ -258,37 +271,107 @@ class _Walk:
             "links": [{**link, "attributes": self._fields(link["attributes"])} for link in record["links"]],
         }
 
-    def _fields(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: self._value(value, None) for key, value in attributes.items() if not _ORIGIN.match(key)}
+    def _fields(self, entries: Mapping[str, Any]) -> dict[str, Any]:
+        changed: dict[str, Any] = {}
+        for key, value in entries.items():
+            if not _ORIGIN.match(key):
+                changed[self._key(key, changed)] = self._value(value, key)
+        return changed
 
     def _value(self, value: Any, field: str | None) -> Any:
         match value:
-            case str() if value[:1] in ("{", "[", '"') and (inner := _json_in(value)) is not None:
+            case str() if (inner := _json_in(value)) is not None:
                 changed = self._value(inner, field)
                 return value if changed == inner else _compact(changed)
             case str():
-                return self._change(value, field) if value.strip() else value
+                if field in _FORM_FIELDS and _FORM.fullmatch(value):
+                    return value
+                return self._change(value, field, True) if value.strip() else value
             case bool() | None:
                 return value
             case int() | float():
                 return self._number(value, field)
             case dict():
-                entries = cast(dict[str, Any], value)
-                return {self._key(key): self._value(inner, key) for key, inner in entries.items()}
+                changed: dict[str, Any] = {}
+                for key, inner in cast(dict[str, Any], value).items():
+                    changed[self._key(key, changed)] = self._value(inner, key)
+                return changed
             case list():
                 return [self._value(inner, field) for inner in cast(list[Any], value)]
             case _:
-                return value
+                raise Unreadable  # bytes, say: nothing here can look into them
 
-    def _number(self, value: int | float, field: str | None) -> Any:
+    def _number(self, value: float, field: str | None) -> Any:
         text = str(value)
-        if sum(map(str.isdigit, text)) < _DIGITS_TO_LOOK_AT:
+        changed = self._change(text, field, sum(map(str.isdigit, text)) >= _DIGITS_TO_LOOK_AT)
+        if changed == text:
             return value
-        changed = self._change(text, field)
-        return value if changed == text or changed is None else type(value)(changed) if _is_number(changed) else changed
+        try:
+            return type(value)(changed)
+        except ValueError:
+            return changed
 
-    def _key(self, key: str) -> str:
-        return key if _SCHEMA_KEY.fullmatch(key) else self._change(key, None) or key
+    def _key(self, key: str, taken: Mapping[str, Any]) -> str:
+        """A key, changed so that no other entry is lost by it."""
+        changed = new = self._change(key, None, not _SCHEMA_KEY.fullmatch(key))
+        number = 1
+        while new in taken:
+            number += 1
+            new = f"{changed} {number}"
+        return new
+
+
+class _Tile(NamedTuple):
+    start: int
+    end: int
+    kind: str
+    whole: bool
+    """It is all that was found, not what another value left of it."""
+
+
+def _tiled(found: Iterable[Found]) -> list[_Tile]:
+    """Cover what was found by places that do not overlap.
+
+    What a rule found is whole before what a model found, and the longer before the shorter: it is surer where it begins
+    and ends. What is left of others is a place of its own: every character that was found is in one.
+    """
+    tiles: list[_Tile] = []
+    for start, end, kind in sorted(found, key=lambda f: (f.kind in _BY_MODEL, f.start - f.end)):
+        free, place = list[tuple[int, int]](), start
+        for tile in sorted(tiles):
+            if tile.end > place and tile.start < end:
+                if tile.start > place:
+                    free.append((place, tile.start))
+                place = tile.end
+        if place < end:
+            free.append((place, end))
+        tiles += [_Tile(a, b, kind, (a, b) == (start, end)) for a, b in free]
+    return sorted(tiles)
+
+
+def _pattern(values: Mapping[str, str]) -> re.Pattern[str]:
+    """Match every known value, the longer ones first."""
+    alternatives: dict[str, str] = {}
+    for value, kind in values.items():
+        if not re.fullmatch(r"[^\W\d_]+", value):  # several words, or digits and signs in it: in any case of letters
+            spaced = r"\s+".join(re.escape(word) for word in value.split())
+            alternatives[value] = f"(?i:{_guarded(value, spaced)})"
+        else:  # one word may be an ordinary word in small letters
+            alternatives[value] = _guarded(value, "|".join(re.escape(form) for form in {value, value.upper()}))
+        if kind == "PERSON":
+            for part in re.findall(r"[^\W\d_]{3,}", value):
+                if part[0].isupper():
+                    forms = "|".join({part, part.upper(), part.capitalize()})
+                    alternatives.setdefault(part, _guarded(part, forms))
+    longest_first = sorted(alternatives, key=len, reverse=True)
+    return re.compile("|".join(alternatives[value] for value in longest_first) or r"(?!)")
+
+
+def _guarded(value: str, form: str) -> str:
+    """A word does not match inside of another word, nor a number inside of another number; JSON may have escaped a line's end before it."""
+    guards = {True: (r"(?:(?<![^\W\d_])|(?<=\\[nrt]))", r"(?![^\W\d_])"), False: (r"(?<!\d)", r"(?!\d)")}
+    before, after = (guards[c.isalpha()] if c.isalnum() else ("", "") for c in (value[0], value[-1]))
+    return f"{before[0]}(?:{form}){after[1]}"
 
 
 def _in_context(text: str, field: str | None) -> tuple[str, str]:
@@ -297,22 +380,9 @@ def _in_context(text: str, field: str | None) -> tuple[str, str]:
     return prefix + text, prefix
 
 
-def _places(text: str, found: Sequence[Found]) -> list[_Place]:
-    """Tile what was found: of two values that overlap, the earlier and longer one is whole, and the other one's rest is its own."""
-    places: list[_Place] = []
-    done = 0
-    for start, end, kind in sorted(found, key=lambda f: (f.start, -f.end)):
-        start = max(start, done)
-        while start < end and text[start].isspace():
-            start += 1
-        while start < end and text[end - 1].isspace():
-            end -= 1
-        if start >= end:
-            continue
-        around = text[start - 1 : start] + text[end : end + 1]
-        places.append(_Place(start, end, _Value(kind, not re.search(r"\w", around))))
-        done = end
-    return places
+def _readable(text: str) -> str:
+    """A text of as many characters, without half of a surrogate pair, which libraries refuse."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _digest(text: str) -> bytes:
@@ -320,33 +390,23 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _guarded(value: str, alone: bool) -> str:
-    """A pattern for a value: a word does not match in another word, nor a number in another number."""
-    escaped = re.escape(value)
-    if not alone:
-        return escaped
-    letters = r"\w" if value.replace(" ", "").isalpha() else r"\d"
-    before = rf"(?<!{letters})" if re.match(letters, value) else ""
-    after = rf"(?!{letters})" if re.match(letters, value[-1]) else ""
-    return f"{before}{escaped}{after}"
-
-
 def _json_in(text: str) -> Any:
     """What a text holds as JSON: a list, an object or a text; else None."""
+    if text.lstrip()[:1] not in ("{", "[", '"'):
+        return None
     try:
-        value: Any = json.loads(text)
-    except ValueError:
+        value: Any = json.loads(text, object_pairs_hook=_entries)
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, list | dict | str) else None  # pyright: ignore[reportUnknownVariableType]
 
 
+def _entries(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        raise ValueError  # one of two like keys would be lost: such JSON is read as text
+    return entries
+
+
 def _compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

