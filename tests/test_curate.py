@@ -1,0 +1,113 @@
+"""Curation (step S2): what becomes an example, what is left out and why, and a split that nothing leaks through."""
+
+from __future__ import annotations
+
+import random
+import string
+from typing import Any, Literal
+
+import pytest
+
+from hetero_agents import DistillError, Slot, UnknownNameError, slot
+from hetero_agents.distill.curate import curate
+from hetero_agents.spans import SlotCall
+
+
+def label_slot() -> Slot[[str], Literal["a", "b"]]:
+    @slot(name="curate.label")
+    async def label(message: str) -> Literal["a", "b"]:
+        """Label it."""
+        ...
+
+    return label
+
+
+LABEL = label_slot()
+
+
+def call(number: int, **fields: Any) -> SlotCall:
+    """An answered call that can be trained on; no two are near-duplicates."""
+    dice = random.Random(number)
+    message = " ".join("".join(dice.choices(string.ascii_lowercase, k=7)) for _ in range(8))
+    values: dict[str, Any] = {
+        "slot": "curate.label",
+        "trace_id": f"{number:032x}",
+        "span_id": f"{number:016x}",
+        "contract": LABEL.contract.sha256,
+        "input": {"message": message},
+        "output": "a",
+        "corrected": False,
+        "binding": "big",
+        "specialist": None,
+        "trainable": True,
+        "hci": False,
+        "outcome": "ok",
+        "start": number,
+    }
+    return SlotCall(**(values | fields))
+
+
+CALLS = [call(number) for number in range(200)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"hci": True}, "talks to a human"),
+        ({"contract": "0" * 64}, "another contract"),
+        ({"outcome": "failed"}, "of a failed run"),
+        ({"specialist": "curate.label@1"}, "answered by a specialist"),
+        ({"trainable": False}, "the model's terms"),
+        ({"output": "c"}, "not of the contract, as it is stored"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_left_out_and_counted(fields: dict[str, Any], reason: str) -> None:
+    made = curate([*CALLS, call(999, **fields)], LABEL.contract, split_by=None)
+    assert made.left_out == {reason: 1}
+    assert sum(map(len, made.parts.values())) == len(CALLS)
+
+
+@pytest.mark.parametrize("fields", [{"outcome": "failed"}, {"specialist": "curate.label@1"}, {"trainable": False}])
+def test_a_corrected_answer_is_an_example_all_the_same(fields: dict[str, Any]) -> None:
+    made = curate([*CALLS, call(999, corrected=True, output="b", **fields)], LABEL.contract, split_by=None)
+    assert made.left_out == {}
+    assert [e.output for part in made.parts.values() for e in part if e.corrected] == ["b"]
+
+
+def test_of_one_input_the_latest_correction_counts_or_else_the_latest_answer() -> None:
+    def output(*calls: SlotCall) -> Any:
+        made = curate([*CALLS, *calls], LABEL.contract, split_by=None)
+        assert made.left_out == {"the same input again": len(calls)}
+        return next(e.output for part in made.parts.values() for e in part if e.input == CALLS[5].input)
+
+    assert output(call(5, output="b", start=1000)) == "b"
+    assert output(call(5, output="b", start=1000, corrected=True), call(5, output="a", start=2000)) == "b"
+
+
+def test_the_split_is_by_cluster_and_does_not_depend_on_the_order_or_on_what_is_new() -> None:
+    def places(calls: list[SlotCall]) -> dict[str, str]:
+        parts = curate(calls, LABEL.contract, split_by="message").parts
+        return {e.input["message"]: part for part, examples in parts.items() for e in examples}
+
+    before, more = places(CALLS), [call(number) for number in range(200, 260)]
+    assert places(CALLS[::-1]) == before
+    after = places([*CALLS, *more])
+    assert {message: after[message] for message in before} == before
+    like = call(5, input={"message": str(CALLS[5].input["message"]) + "!"})
+    near = places([*CALLS, like])
+    assert near[like.input["message"]] == near[CALLS[5].input["message"]]
+
+
+def test_too_few_examples_are_refused_with_what_was_left_out() -> None:
+    few = [*CALLS[:3], call(7, outcome="failed")]
+    with pytest.raises(DistillError, match=r"has 3 usable examples and needs \d+.*left out: 1 \(of a failed run\)"):
+        curate(few, LABEL.contract, split_by=None)
+    with pytest.raises(DistillError, match=r"calls count if their content is stored, which \[privacy\]"):
+        curate([], LABEL.contract, split_by=None)
+    with pytest.raises(DistillError, match="The answers of 'big' may not be trained on"):
+        curate([call(1, trainable=False)], LABEL.contract, split_by=None)
+
+
+def test_a_parameter_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="There is no parameter 'massage', did you mean 'message'"):
+        curate(CALLS, LABEL.contract, split_by="massage")
