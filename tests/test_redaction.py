@@ -330,7 +330,7 @@ def test_a_language_without_a_model_is_refused_in_a_sentence() -> None:
 TOLD = (
     "My name is Grace Hopper, born on 1906-12-09. Write to grace@navy.example or call (212) 555-0143. Card 4111 1111 1111 1111, "
     "IBAN GB82 WEST 1234 5698 7654 32, SSN 536-22-8145. I live at 21 Harbor Street, Springfield, MA 01101. "
-    "From 84.17.3.9, see https://grace:pw@host.example/me. The api_key is sk-live-9a8B7c6D5e4F3a2B1c0D, MRN: 00412345, in /home/ghopper/x."
+    "From 84.17.3.9, see https://grace:pw@host.example/me. The api_key is sk-live-9a8B7c6D5e4F3a2B1c0D, MRN: 00412345, in /Users/ghopper/x."
 )
 SECRETS = (
     "Grace", "Hopper", "1906", "grace@", "555-0143", "4111 1111", "WEST 1234", "536-22", "Harbor Street", "01101", "84.17.3.9",
@@ -491,3 +491,18 @@ def test_every_span_says_its_subject(open_app: OpenApp) -> None:
         asyncio.run(of("x"))
     app.tracing.flush()
     assert [span["attributes"].get(Names.SUBJECT) for span in app.vault.read()] == ["c-7", "c-7"]
+
+
+def test_recognizers_of_entry_points_are_asked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hetero_agents.spans.redaction import presidio, recognizers
+
+    class Point:
+        def load(self) -> Any:
+            return lambda: [recognizers.pattern_recognizer("PROJECT", {"code name": ("Bluebird", 0.9)})]
+
+    def points(group: str) -> list[Point]:
+        assert group == "hetero_agents.recognizers"
+        return [Point()]
+
+    monkeypatch.setattr(recognizers.importlib.metadata, "entry_points", points)
+    assert presidio.PresidioDetector().find(["it is called Bluebird"]) == [[Found(13, 21, "PROJECT")]]

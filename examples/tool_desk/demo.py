@@ -21,39 +21,36 @@ from typing import Any, TextIO
 
 from pydantic_ai.exceptions import AgentRunError
 
-from hetero_agents import HeteroError, Slot, UserError, code_agent, flush, workflow_outcome
-from hetero_agents.bindings import ModelConfig, Score, Workspace
+from hetero_agents import HeteroError, UserError, code_agent, flush, workflow_outcome
+from hetero_agents.bindings import ModelConfig, Workspace
 from hetero_agents.bindings.lock import write_atomically
 from hetero_agents.cli import common
-from hetero_agents.contract import compact_json, sha256_of
-from hetero_agents.distill import Distilled, Recipe, distill, paired_difference, wilson
+from hetero_agents.contract import sha256_of
+from hetero_agents.distill import Distilled, Recipe, distill
 from hetero_agents.distill.curate import Example
-from hetero_agents.distill.evaluate import Prediction, plain_code, predict
-from hetero_agents.distill.train import chat_of, load_tokenizer, safetensors_folder
+from hetero_agents.distill.evaluate import predict
 from hetero_agents.engines import SERVER_SLOTS
 from hetero_agents.engines.catalog import fetch_weights, find_weights
-from hetero_agents.engines.requantize import fetch_served
 from hetero_agents.report import demo_table, write_report
 from hetero_agents.slots import App, registry
 from hetero_agents.spans import Names
 
 from . import desk as agents
+from .figures import SLOTS, WEIGHTS, by_input, call_of, items_of_part, line_of, mean, share, slot_report, tokens
 from .work import Item, answer_lines, load_items
 
 HERE = Path(__file__).parent
 FOLDER = Path(".hetero") / "demo"
 ANSWER_KEY = "answer-key"
-WEIGHTS = "smollm2-135m-instruct"
 AT_ONCE = 16
 CODE_RUNS = 30
 """Held-out runs of the whole desk in code agency; each slot alone is measured on all held-out calls."""
 AGENT_RUNS = 6
 """Held-out runs of the root agent."""
 
-GOALS = {"desk.choose": 0.85, "desk.fill": 0.50}
-SLOTS: dict[str, tuple[Slot[..., Any], Recipe]] = {
-    "desk.choose": (agents.choose, Recipe(epochs=1.2, max_length=256)),
-    "desk.fill": (agents.fill, Recipe(epochs=1.4, max_length=320)),
+RECIPES = {
+    "desk.choose": Recipe(epochs=1.2, max_length=256),
+    "desk.fill": Recipe(epochs=1.4, max_length=320),
 }
 
 
@@ -90,7 +87,7 @@ def main(*, llm: str | None, train_on_outputs: bool, fresh: bool, as_json: bool)
         items = load_items(progress)
         fetch_weights(find_weights(WEIGHTS), progress)
     fetched = time.perf_counter() - started
-    work = sha256_of([llm, [slot.contract.sha256 for slot, _ in SLOTS.values()], list(answer_lines(items))])
+    work = sha256_of([llm, [slot.contract.sha256 for slot in SLOTS.values()], list(answer_lines(items))])
     stamp = FOLDER / "work.sha256"
     if fresh or (FOLDER.exists() and (not stamp.exists() or stamp.read_text() != work)):
         if not fresh:
@@ -143,31 +140,31 @@ async def _loop(items: Sequence[Item], llm: str, clock: _Clock) -> tuple[dict[st
     with common.step_progress() as progress:
         before = await _kept_runs("llm_run", seen, "code", {"llm": llm}, clock, progress, at_once=AT_ONCE)
         made: dict[str, Distilled] = {}
-        for name, (slot, recipe) in SLOTS.items():
-            with clock.phase(f"distill {name}", recipe.sha256) as lap:
+        for name, slot in SLOTS.items():
+            with clock.phase(f"distill {name}", RECIPES[name].sha256) as lap:
                 made[name] = await distill(
                     registry.app,
                     slot,
-                    recipe=recipe,
+                    recipe=RECIPES[name],
                     progress=lambda step, done, total, name=name: progress(f"{name}: {step}", done, total),
                 )
                 lap.counts = not made[name].reused
             registry.app.workspace.activate(slot.id, made[name].specialist_id)
         specialists: dict[str, Any] = {name: [d.specialist_id, d.specialist.adapter_sha256] for name, d in made.items()}
-        held_out = [item for item in _items_of_part(made["desk.choose"], items, "test") if not item.unseen]
+        held_out = [item for item in items_of_part(made["desk.choose"], items, "test") if not item.unseen]
         after = await _kept_runs("held_out", held_out[:CODE_RUNS], "code", specialists, clock, progress)
         as_agent = await _kept_runs("held_out_agent", held_out[:AGENT_RUNS], "agent", specialists, clock, progress)
         unseen = [item for item in items if item.unseen]
         unseen_lines = await _unseen_tools(unseen, made, specialists, clock, progress)
     predictions = [
-        _line(name, p, known) for name, d in made.items() for known in [_by_input(name, items)] for p in d.predictions
+        line_of(name, p, known) for name, d in made.items() for known in [by_input(name, items)] for p in d.predictions
     ]
     report = {
         "teacher_kind": "answer key" if llm == ANSWER_KEY else llm,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
         "slots": {
-            name: _slot_report(
+            name: slot_report(
                 name, d, [p for p in predictions if p["slot"] == name], [p for p in unseen_lines if p["slot"] == name]
             )
             for name, d in made.items()
@@ -178,14 +175,14 @@ async def _loop(items: Sequence[Item], llm: str, clock: _Clock) -> tuple[dict[st
             "by_llm": after.calls + as_agent.calls - after.by_specialist - as_agent.by_specialist,
         },
         "workflow": {
-            "before": _share([before.ok[item] for item in after.ok]),
-            "after": _share(list(after.ok.values())),
-            "agent_after": _share(list(as_agent.ok.values())),
+            "before": share([before.ok[item] for item in after.ok]),
+            "after": share(list(after.ok.values())),
+            "agent_after": share(list(as_agent.ok.values())),
         },
-        "tokens": _tokens(held_out),
+        "tokens": tokens(held_out),
         "seconds_per_call": {
             "before": None if llm == ANSWER_KEY else before.seconds / len(SLOTS),
-            "after": _mean(
+            "after": mean(
                 [p["seconds"] for p in predictions if p["phase"] == "specialist" and p["seconds"] is not None]
             ),
         },
@@ -193,7 +190,7 @@ async def _loop(items: Sequence[Item], llm: str, clock: _Clock) -> tuple[dict[st
         "downloads_seconds": clock.seconds["downloads"],
         "split": {
             "key": made["desk.choose"].dataset.split_key,
-            "trained_items": sorted({item.id for d in made.values() for item in _items_of_part(d, items, "train")}),
+            "trained_items": sorted({item.id for d in made.values() for item in items_of_part(d, items, "train")}),
         },
         "notes": _notes(llm),
     }
@@ -242,7 +239,7 @@ async def _kept_runs(
             flush()
     runs = [done[item.id] for item in items]
     calls = _answered_by(since=lines[0]["began"], until=note.stat().st_mtime_ns)
-    return Runs({run["item"]: run["ok"] for run in runs}, _mean([run["seconds"] for run in runs]), *calls)
+    return Runs({run["item"]: run["ok"] for run in runs}, mean([run["seconds"] for run in runs]), *calls)
 
 
 def _answered_by(since: int, until: int) -> tuple[int, int]:
@@ -269,151 +266,18 @@ async def _unseen_tools(
             endpoint = await registry.app.engines.specialist(
                 distilled.specialist_id, distilled.specialist, ModelConfig(model=distilled.specialist.base)
             )
-            contract, known = SLOTS[name][0].contract, _by_input(name, items)
+            contract, known = SLOTS[name].contract, by_input(name, items)
             examples = [
                 Example(sha256_of(values), values, target, "", False, "", "")
                 for item in items
-                for values, target in [_call(name, item)]
+                for values, target in [call_of(name, item)]
             ]
             asked = predict("unseen_tools", endpoint, contract, examples, at_once=SERVER_SLOTS)
             async for p in asked:
-                lines.append(_line(name, p, known))
+                lines.append(line_of(name, p, known))
                 progress("unseen_tools", len(lines), len(made) * len(items))
     write_atomically(note, json.dumps({"made_by": made_by, "lines": lines}, ensure_ascii=False).encode())
     return lines
-
-
-# -- figures -----------------------------------------------------------------------------------
-
-
-def _right(slot: str, output: Any, item: Item) -> bool:
-    return output == item.tool if slot == "desk.choose" else item.accepts(output)
-
-
-def _call(slot: str, item: Item) -> tuple[dict[str, Any], Any]:
-    """The input and the answer key's answer of a slot's call for an item."""
-    if slot == "desk.choose":
-        return {"request": item.request, "tools": list(item.tools)}, item.tool
-    return {"request": item.request, "parameters": item.tools[item.tool]}, item.arguments
-
-
-def _by_input(slot: str, items: Sequence[Item]) -> dict[str, Item]:
-    return {compact_json(_call(slot, item)[0]): item for item in items}
-
-
-def _items_of_part(made: Distilled, items: Sequence[Item], part: Any) -> list[Item]:
-    slot = made.specialist.slot
-    known = _by_input(slot, items)
-    return [known[compact_json(example.input)] for example in made.dataset.parts[part]]
-
-
-def _line(slot: str, p: Prediction, known: dict[str, Item]) -> dict[str, Any]:
-    item = known[compact_json(p.input)]
-    phase = "plain_code" if p.model == "plain code" else p.phase
-    return {
-        "phase": phase,
-        "slot": slot,
-        "item": item.id,
-        "input": p.input,
-        "output": p.output,
-        "target": p.target,
-        "right": p.valid and _right(slot, p.output, item),
-        "valid": p.valid,
-        "model": p.phase if phase == "plain_code" else p.model,
-        "route": "direct",
-        "prompt_tokens": p.prompt_tokens,
-        "seconds": p.seconds,
-    }
-
-
-def _slot_report(
-    name: str, made: Distilled, lines: list[dict[str, Any]], unseen: list[dict[str, Any]]
-) -> dict[str, Any]:
-    def marks(phase: str, model: str | None = None) -> list[bool]:
-        return [line["right"] for line in lines if line["phase"] == phase and model in (None, line["model"])]
-
-    plain = {
-        model: marks("plain_code", model)
-        for model in dict.fromkeys(line["model"] for line in lines if line["phase"] == "plain_code")
-    }
-    # For `fill` no plain code is worth the name: a constant answer fits no other tool.
-    plain = plain if name == "desk.choose" else {}
-    best = max(plain, key=lambda model: sum(plain[model]), default=None)
-    specialist = marks("specialist")
-    rivals = {
-        "base_grammar": marks("base_grammar"),
-        "base_five_shot": marks("base_five_shot"),
-        "plain_code": plain[best] if best else None,
-    }
-    return {
-        "n": len(specialist),
-        "teacher": _share(marks("teacher")),
-        "base_grammar": _share(rivals["base_grammar"]),
-        "base_five_shot": _share(rivals["base_five_shot"]),
-        "plain_code": _share(plain[best]) if best else None,
-        "plain_code_name": best,
-        "plain_code_all": {model: _share(right) for model, right in plain.items()},
-        "specialist": _share(specialist),
-        "valid": _share([line["valid"] for line in lines if line["phase"] == "specialist"]),
-        "differences": {rival: _difference(specialist, right) if right else None for rival, right in rivals.items()},
-        "examples_trained": made.trained.examples,
-        "train_seconds": made.trained.seconds,
-        "learning_curve": made.trained.losses,
-        "specialist_id": made.specialist_id,
-        "base": made.specialist.base,
-        "unseen_tools": _unseen_report(name, made, unseen, best),
-        "goal": GOALS[name],
-    }
-
-
-def _unseen_report(name: str, made: Distilled, lines: list[dict[str, Any]], plain: str | None) -> dict[str, Any]:
-    """The specialist and the best plain code on tools that no specialist was trained on."""
-    held_out = [Example(sha256_of(line["input"]), line["input"], line["target"], "", False, "", "") for line in lines]
-    guesses = plain_code(SLOTS[name][0].contract, made.dataset.parts["train"], held_out) if plain else []
-    return {
-        "n": len(lines),
-        "specialist": _share([line["right"] for line in lines]),
-        "plain_code": _share([p.output == p.target for p in guesses if p.phase == plain]) if plain else None,
-    }
-
-
-def _share(right: Sequence[bool] | None) -> dict[str, float]:
-    score: Score = wilson(sum(right or ()), len(right or ()))
-    return {"score": score.score, "low": score.low, "high": score.high, "n": score.n}
-
-
-def _difference(first: Sequence[bool], second: Sequence[bool]) -> dict[str, float]:
-    difference, low, high = paired_difference(first, second)
-    return {"difference": difference, "low": low, "high": high}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
-
-
-def _tokens(items: Sequence[Item]) -> dict[str, dict[str, float]]:
-    """Mean input tokens a call, counted by the base's tokenizer on the prompts as they are built.
-
-    Before, an LLM over an API reads the messages and the answer's JSON Schema; after, the specialist
-    reads the messages alone, and the schema is its grammar.
-    """
-    gguf = fetch_served(find_weights(WEIGHTS))
-    tokenizer = load_tokenizer(safetensors_folder(gguf))
-    messages: list[int] = []
-    schemas: list[int] = []
-    for item in items:
-        calls = (
-            (agents.choose, (item.request, list(item.tools))),
-            (agents.fill, (item.request, item.tools[item.tool])),
-        )
-        for slot, values in calls:
-            arguments = slot.contract.bind(values, {})
-            chat = chat_of(slot.contract.messages(arguments))
-            prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-            messages.append(len(tokenizer(prompt).input_ids))
-            schemas.append(len(tokenizer(compact_json(slot.contract.answer_schema(arguments))).input_ids))
-    after = _mean(messages)
-    return {"before": {"input": after + _mean(schemas)}, "after": {"input": after}}
 
 
 def _notes(llm: str) -> list[str]:

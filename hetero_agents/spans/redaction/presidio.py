@@ -35,52 +35,49 @@ _SURE = 0.95
 class PresidioDetector:
     """Finds values in the texts of one vault."""
 
-    def __init__(self, languages: Sequence[str] = ("en",), rules: Mapping[str, str] | None = None) -> None:
-        """Load the models.
+    def __init__(self, language: str = "en", rules: Mapping[str, str] | None = None) -> None:
+        """Load the model.
 
         Args:
-            languages: ISO 639-1 codes of what is spoken, of those in `MODELS`.
+            language: what is spoken, one of `MODELS`.
             rules: own regular expressions, by the name of the kind of value that they find.
         """
-        self._languages = languages
-        engine = SpacyNlpEngine(models=[{"lang_code": code, "model_name": MODELS[code]} for code in languages])
-        engine.nlp = {
-            language: spacy.load(
-                MODELS[language], exclude=["tagger", "parser", "attribute_ruler", "lemmatizer", "senter"]
-            )
-            for language in languages
-        }
+        self._language = language
+        self._nlp = spacy.load(
+            MODELS[language], exclude=["tagger", "parser", "attribute_ruler", "lemmatizer", "senter"]
+        )
+        self._engine = SpacyNlpEngine(models=[{"lang_code": language, "model_name": MODELS[language]}])
+        self._engine.nlp = {language: self._nlp}
         own = [pattern_recognizer(kind, {kind: (rule, 0.9)}) for kind, rule in (rules or {}).items()]
-        registry = RecognizerRegistry(recognizers=[*recognizers(), *own], supported_languages=list(languages))
-        self._analyzer = AnalyzerEngine(registry=registry, nlp_engine=engine, supported_languages=list(languages))
-        self._engine = engine
+        registry = RecognizerRegistry(recognizers=[*recognizers(), *own], supported_languages=[language])
+        self._analyzer = AnalyzerEngine(registry=registry, nlp_engine=self._engine, supported_languages=[language])
 
     def find(self, texts: Sequence[str]) -> list[list[Found] | None]:
         """Return the values of each text; None for a text in a language that is not spoken."""
-        language = self._languages[0]
         found: list[list[Found] | None] = []
-        read = self._engine.get_nlp(language).pipe(texts, batch_size=256)
+        read = self._nlp.pipe(texts, batch_size=256)
         for text, document in zip(texts, read, strict=True):
             if not self._speaks(text):
                 found.append(None)
                 continue
-            artifacts = self._artifacts(document, language)
-            results = self._analyzer.analyze(text, language, nlp_artifacts=artifacts, score_threshold=THRESHOLD)
+            results = self._analyzer.analyze(
+                text, self._language, nlp_artifacts=self._artifacts(document), score_threshold=THRESHOLD
+            )
             # Of two kinds for one place, the surer one: an address in the net is no person.
             kinds = {(r.start, r.end): r.entity_type for r in sorted(results, key=lambda r: r.score)}
             found.append([Found(start, end, kind) for (start, end), kind in kinds.items()])
         return found
 
-    def _artifacts(self, document: Doc, language: str) -> NlpArtifacts:
+    def _artifacts(self, document: Doc) -> NlpArtifacts:
         """What Presidio's recognizers know of a text; words in place of lemmas, which do for the words that it looks for around a value."""
         entities = [entity for entity in document.ents if entity.label_ in _LABELS]
         for entity in entities:
             entity.label_ = _LABELS[entity.label_]
         words = [token.lower_ for token in document]
-        return NlpArtifacts(entities, document, [token.idx for token in document], words, self._engine, language)
+        return NlpArtifacts(entities, document, [token.idx for token in document], words, self._engine, self._language)
 
     def _speaks(self, text: str) -> bool:
-        """Whether all of a text is in a language that is spoken, as far as its sentences are long enough to tell."""
+        """Whether all of a text is in the language that is spoken, as far as its sentences are long enough to tell."""
         for sentence in re.split(r"\n+|(?<=[.!?])\s+", text):
             letters = [c for c in sentence if c.isalpha()]
             # All models read Latin letters; where most letters are others, a classifier is not needed.
@@ -88,7 +85,7 @@ class PresidioDetector:
                 return False
             if len(re.findall(r"[^\W\d_]{2,}", sentence)) >= _PROSE:
                 language, probability = _IDENTIFIER.classify(sentence)
-                if language not in self._languages and probability >= _SURE:
+                if language != self._language and probability >= _SURE:
                     return False
         return True
 

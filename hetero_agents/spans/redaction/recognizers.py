@@ -33,18 +33,13 @@ from presidio_analyzer.predefined_recognizers import (
 ENTRY_POINTS: Final = "hetero_agents.recognizers"
 """Entry points of this group name functions that return a list of Presidio recognizers."""
 
-_STREETS = (
-    "Alley|Annex|Avenue|Ave|Bayou|Beach|Bend|Bluffs?|Bottom|Boulevard|Blvd|Branch|Bridge|Brooks?|Burgs?|Bypass|Camp|Canyon|"
-    "Cape|Causeway|Centers?|Centre|Circles?|Cir|Cliffs?|Close|Club|Common|Corners?|Course|Courts?|Ct|Coves?|Creek|Crescent|"
-    "Crest|Crossing|Crossroad|Curve|Dale|Dam|Divide|Drives?|Dr|Estates?|Expressway|Extensions?|Falls?|Ferry|Fields?|Flats?|"
-    "Fords?|Forest|Forges?|Forks?|Fort|Freeway|Gardens?|Gateway|Glens?|Greens?|Groves?|Harbors?|Haven|Heights|Highway|Hwy|"
-    "Hills?|Hollow|Inlet|Islands?|Isle|Junctions?|Keys?|Knolls?|Lakes?|Land|Landing|Lane|Ln|Lights?|Loaf|Locks?|Lodge|Loop|"
-    "Mall|Manors?|Meadows?|Mews|Mills?|Mission|Motorway|Mountains?|Mount|Neck|Orchard|Oval|Overpass|Parade|Parks?|Parkways?|"
-    "Pkwy|Pass|Passage|Path|Pike|Pines?|Places?|Pl|Plains?|Plaza|Points?|Ports?|Prairie|Radial|Ramp|Ranch|Rapids?|Rest|"
-    "Ridges?|Rise|River|Roads?|Rd|Route|Row|Rue|Run|Shoals?|Shores?|Skyway|Springs?|Spurs?|Squares?|Sq|Station|Stravenue|"
-    "Stream|Streets?|St|Summit|Terrace|Throughway|Trace|Track|Trafficway|Trail|Tunnel|Turnpike|Underpass|Unions?|Valleys?|"
-    "Viaduct|Views?|Villages?|Ville|Vista|Walks?|Wall|Ways?|Wells?"
-)
+
+def _lines(file: str) -> list[str]:
+    """Return the lines of a word list beside this file."""
+    return importlib.resources.files("hetero_agents.spans.redaction").joinpath(file).read_text("utf-8").split()
+
+
+_STREETS = "|".join(_lines("streets.txt"))
 """How streets are called: USPS Publication 28, appendix C1, and the United Kingdom's."""
 _STATES = (
     "AL|AK|AZ|AR|CA|CO|CT|DE|DC|FL|GA|HI|ID|IL|IN|IA|KS|KY|LA|ME|MD|MA|MI|MN|MS|MO|MT|NE|NV|NH|NJ|NM|NY|NC|ND|OH|OK|OR|PA|"
@@ -60,344 +55,10 @@ _BEGIN = rf"(?:{_STREET}|{_UNIT}|\bPSC \d+|\b\d{{1,6}}[A-Za-z]?\b(?=[ ,]+[A-Z])|
 _BETWEEN = r"(?:(?!(?<!\b(?:St|Ste|Apt|Ave|Rd|Dr|No|Ln|Blvd|Bldg))\. )[^?!:;]){0,80}?"
 """What may stand between a street and its postal code: no end of a sentence."""
 
+_FREQUENT = 3000
+"""Surnames that more than half of the people have."""
 _TITLE = r"\b(?i:Mr|Mrs|Ms|Miss|Mx|Dr|Prof|Sir|Dame)\b\.? "
-_WORDS = frozenset(
-    [
-        "In",
-        "An",
-        "May",
-        "So",
-        "Will",
-        "Don",
-        "See",
-        "Alpha",
-        "Many",
-        "Max",
-        "Else",
-        "Long",
-        "Dot",
-        "Delta",
-        "Min",
-        "Page",
-        "Mark",
-        "Angle",
-        "Carry",
-        "Meta",
-        "Major",
-        "Ai",
-        "Manual",
-        "Tiny",
-        "Blossom",
-        "Mel",
-        "Chi",
-        "Ok",
-        "Val",
-        "Nu",
-        "Claude",
-        "Star",
-        "Un",
-        "My",
-        "Chance",
-        "Gemma",
-        "Omega",
-        "Sol",
-        "Rich",
-        "Soon",
-        "Forest",
-        "Miss",
-        "Hang",
-        "Spring",
-        "Man",
-        "Yi",
-        "Hope",
-        "Al",
-        "Diamond",
-        "Le",
-        "Golden",
-        "Crystal",
-        "Moon",
-        "Era",
-        "Grace",
-        "Van",
-        "Echo",
-        "Bell",
-        "Rod",
-        "Lu",
-        "Hung",
-        "Del",
-        "Mac",
-        "Ma",
-        "Mi",
-        "Art",
-        "Grant",
-        "Brain",
-        "Dino",
-        "Melody",
-        "Li",
-        "Ji",
-        "Thi",
-        "Mae",
-        "Easter",
-        "Pa",
-        "Ta",
-        "Su",
-        "Tad",
-        "April",
-        "June",
-        "August",
-        "Summer",
-        "Autumn",
-        "Dawn",
-        "Joy",
-        "Faith",
-        "Charity",
-        "Rose",
-        "Lily",
-        "Violet",
-        "Olive",
-        "Pearl",
-        "Ivy",
-        "Heather",
-        "Frank",
-        "Bill",
-        "Jack",
-        "Pat",
-        "Gene",
-        "Guy",
-        "Dean",
-        "Dale",
-        "Lance",
-        "Chase",
-        "Drew",
-        "Earl",
-        "King",
-        "Miles",
-        "Sue",
-        "Wade",
-        "Young",
-        "Christian",
-        "Angel",
-        "Sandy",
-        "Eve",
-        "Georgia",
-        "Virginia",
-        "Carolina",
-        "Florence",
-        "Paris",
-        "Austin",
-        "Dallas",
-        "Houston",
-        "Jordan",
-        "Israel",
-        "China",
-        "India",
-        "Asia",
-        "Mercedes",
-        "Love",
-        "Cash",
-        "Case",
-        "Price",
-        "Son",
-        "Baby",
-        "Candy",
-        "Cherry",
-        "Ginger",
-        "Honey",
-        "Precious",
-        "Princess",
-        "Royal",
-        "Sunny",
-        "Season",
-        "Robin",
-        "Misty",
-        "Merry",
-        "Kitty",
-        "Jewel",
-        "Genie",
-        "Fern",
-        "Daisy",
-        "Coral",
-        "Clay",
-        "Cliff",
-        "Colt",
-        "Denver",
-        "Devon",
-        "Ford",
-        "Gale",
-        "Garland",
-        "Glen",
-        "Hal",
-        "Harmony",
-        "Heath",
-        "Holly",
-        "Hunter",
-        "Iris",
-        "Jade",
-        "Jasper",
-        "Jay",
-        "Lane",
-        "Laurel",
-        "Lee",
-        "Lark",
-        "Lincoln",
-        "Noble",
-        "Normal",
-        "Nova",
-        "Oak",
-        "Odessa",
-        "Orange",
-        "Penny",
-        "Pierce",
-        "Porter",
-        "Prince",
-        "Queen",
-        "Reed",
-        "Rocky",
-        "Rusty",
-        "Sage",
-        "Sharp",
-        "Sherry",
-        "Sierra",
-        "Stone",
-        "Storm",
-        "Sterling",
-        "Stormy",
-        "Tab",
-        "Tom",
-        "Trinity",
-        "Troy",
-        "Vale",
-        "Vance",
-        "Victor",
-        "Victory",
-        "Viola",
-        "Vita",
-        "Ward",
-        "Warren",
-        "Wind",
-        "Winter",
-        "Wolf",
-        "Wren",
-        "Do",
-        "Day",
-        "Ha",
-        "Ho",
-        "An",
-        "Sun",
-        "Sharon",
-        "Madison",
-        "Jackson",
-        "Marine",
-        "Cedar",
-        "Cinnamon",
-        "Cotton",
-        "Desire",
-        "Destiny",
-        "Early",
-        "Ebony",
-        "Elvis",
-        "Essie",
-        "Fe",
-        "Fredericksburg",
-        "Gay",
-        "Gaylord",
-        "Good",
-        "Green",
-        "Harvest",
-        "Hai",
-        "Ike",
-        "Ike",
-        "Inga",
-        "Ira",
-        "Jan",
-        "Jin",
-        "Joe",
-        "Ka",
-        "Kit",
-        "Leo",
-        "Lin",
-        "Loan",
-        "Lucky",
-        "Magic",
-        "Mana",
-        "Mariner",
-        "Mercy",
-        "Milan",
-        "Mina",
-        "Min",
-        "Mini",
-        "Mikey",
-        "Modesto",
-        "Na",
-        "Nan",
-        "Ned",
-        "Nova",
-        "Oliva",
-        "Page",
-        "Patience",
-        "Peg",
-        "Rain",
-        "Ray",
-        "Red",
-        "Rema",
-        "Rey",
-        "Ruby",
-        "Santiago",
-        "Santa",
-        "Sal",
-        "Savannah",
-        "Scarlet",
-        "Season",
-        "See",
-        "Sha",
-        "Shan",
-        "Shon",
-        "So",
-        "Sona",
-        "Song",
-        "Tam",
-        "Temple",
-        "Tempie",
-        "Tess",
-        "Theo",
-        "Tia",
-        "Tim",
-        "Toi",
-        "Tu",
-        "Tula",
-        "Un",
-        "Usha",
-        "Vera",
-        "Versie",
-        "Vi",
-        "Vina",
-        "Ya",
-        "Yen",
-        "Yon",
-    ]
-)
-"""First names that are ordinary words, months or places as well."""
-_CODE_SUFFIXES = {
-    "py",
-    "sh",
-    "rs",
-    "md",
-    "pl",
-    "ps",
-    "so",
-    "cc",
-    "ml",
-    "do",
-    "zip",
-    "mov",
-    "id",
-    "name",
-    "info",
-    "is",
-    "in",
-    "as",
-    "to",
-}
+_CODE_SUFFIXES = set("py sh rs md pl ps so cc ml do zip mov id name info is in as to".split(" "))  # noqa: SIM905
 """Suffixes of hosts that are names of files or words in code far more often."""
 
 
@@ -556,13 +217,14 @@ class _Names(LocalRecognizer):
 
     def __init__(self) -> None:
         super().__init__(supported_entities=["PERSON"], name="hetero_agents PERSON by name")
+        self._ordinary = set(_lines("ordinary_names.txt"))
+        self._frequent = set(list(_surnames())[:_FREQUENT])
 
     def load(self) -> None:
         pass
 
     def analyze(self, text: str, entities: list[str], nlp_artifacts: Any = None) -> list[RecognizerResult]:
-        first, last = _census()
-        frequent = _frequent_surnames()
+        first, last, frequent = _first_names(), _surnames(), self._frequent
         found: list[RecognizerResult] = []
         for run in self._RUN.finditer(text):
             words = [(m.start() + run.start(), m.end() + run.start(), m[0]) for m in re.finditer(r"\S+", run[0])]
@@ -572,7 +234,7 @@ class _Names(LocalRecognizer):
                 if (
                     len(name) < 3
                     or name.upper() not in first
-                    or (name.capitalize() in _WORDS and not (after and after[0][2].upper() in last))
+                    or (name.capitalize() in self._ordinary and not (after and after[0][2].upper() in last))
                 ):
                     continue
                 end = start + len(name)
@@ -619,32 +281,31 @@ class _Towns(LocalRecognizer):
         pass
 
     def analyze(self, text: str, entities: list[str], nlp_artifacts: Any = None) -> list[RecognizerResult]:
-        first, last = _census()
+        called_after = _first_names() | _surnames().keys()
         return [
             RecognizerResult("LOCATION", found.start(), found.end(), 0.5)
             for found in self._FORM.finditer(text)
             if (found["before"] or found["after"])
             and found[0] not in self._NOT
-            and (found["word"].upper() in first or found["word"].upper() in last)
+            and found["word"].upper() in called_after
         ]
 
 
 @cache
-def _census() -> tuple[set[str], set[str]]:
-    """First names and surnames in capitals, from the package `names`."""
-    folder = importlib.resources.files("names")
-
-    def words(file: str) -> set[str]:
-        return {line.split()[0] for line in folder.joinpath(file).read_text("utf-8").splitlines()}
-
-    return words("dist.female.first") | words("dist.male.first"), words("dist.all.last")
+def _first_names() -> set[str]:
+    """First names in capitals, from the package `names`."""
+    return {*_census("dist.female.first"), *_census("dist.male.first")}
 
 
 @cache
-def _frequent_surnames() -> set[str]:
-    """The 3,000 that more than half of the people have."""
-    lines = importlib.resources.files("names").joinpath("dist.all.last").read_text("utf-8").splitlines()
-    return {line.split()[0] for line in lines[:3000]}
+def _surnames() -> dict[str, None]:
+    """Surnames in capitals, the most frequent first."""
+    return dict.fromkeys(_census("dist.all.last"))
+
+
+def _census(file: str) -> list[str]:
+    lines = importlib.resources.files("names").joinpath(file).read_text("utf-8").splitlines()
+    return [line.split()[0] for line in lines]
 
 
 def _countries() -> set[str]:

@@ -11,6 +11,7 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, cast
 
@@ -111,41 +112,40 @@ class Redactor:
 
     def redact(self, records: Sequence[SpanRecord]) -> tuple[list[SpanRecord], int]:
         """Return the spans as they may be stored, and how many of them lost their content because it cannot be read."""
-        texts, unreadable = dict[str, None](), set[int]()
-        for place, record in enumerate(records):
-            try:
-                texts |= dict.fromkeys(self._texts(record))
-            except Exception:  # whatever it holds: it costs this span its content, and no other
-                unreadable.add(place)
-        self._look_at([text for text in texts if _digest(text) not in self._found])
-        for place, record in enumerate(records):
-            try:
-                self._learn(record)
-            except Exception:
-                unreadable.add(place)
+        texts = [self._texts(record) for record in records]
+        read = dict.fromkeys(_in_context(*text)[0] for of_span in texts for text in of_span or ())
+        self._look_at([text for text in read if _digest(text) not in self._found])
+        for record, of_span in zip(records, texts, strict=True):
+            self._learn(record, of_span or ())
         redacted: list[SpanRecord] = []
-        for place, record in enumerate(records):
+        dropped = 0
+        for record, of_span in zip(records, texts, strict=True):
             try:
-                redacted.append(without_content(record) if place in unreadable else self._redacted(record))
-            except Exception:
-                unreadable.add(place)
+                if of_span is None:
+                    raise Unreadable
+                redacted.append(self._redacted(record))
+            except Exception:  # whatever it holds: it costs this span its content, and no other
+                dropped += 1
                 redacted.append(without_content(record))
         while len(self._found) > REMEMBERED_TEXTS:
             self._found.popitem(last=False)
         while len(self._runs) > REMEMBERED_RUNS:
             self._runs.popitem(last=False)
-        return redacted, len(unreadable)
+        return redacted, dropped
 
-    def _texts(self, record: SpanRecord) -> list[str]:
-        """Return every text of a span as detection reads it."""
-        texts: list[str] = []
+    def _texts(self, record: SpanRecord) -> list[tuple[str, str | None]] | None:
+        """Return every text of a span that detection reads, with its field's name; None for a span that cannot be gone through."""
+        texts: list[tuple[str, str | None]] = []
 
         def note(text: str, field: str | None, look: bool) -> str:
             if look:
-                texts.append(_in_context(text, field)[0])
+                texts.append((text, field))
             return text
 
-        _Walk(note, self._unredacted).span(record)
+        try:
+            _Walk(note, self._unredacted).span(record)
+        except Exception:
+            return None
         return texts
 
     def _look_at(self, texts: Sequence[str]) -> None:
@@ -177,23 +177,19 @@ class Redactor:
         begin = len(prefix)  # a value that was found together with the field's name may begin in it
         return [Found(max(f.start - begin, 0), f.end - begin, f.kind) for f in found if f.end > begin]
 
-    def _learn(self, record: SpanRecord) -> None:
+    def _learn(self, record: SpanRecord, texts: Iterable[tuple[str, str | None]]) -> None:
         """Take up a span's values and its subject into what is known of its run."""
         run = self._run(record["trace_id"])
         attributes = record["attributes"]
         if not self._link_subjects and isinstance(subject := attributes.get(Names.SUBJECT), str):
             run.scope = f"subject {subject}"
         values = {str(attributes[key]): PSEUDONYM for key in _IDENTIFIERS & attributes.keys()}
-
-        def learn(text: str, field: str | None, look: bool) -> str:
-            if look:
-                for tile in _tiled(self._own(text, field)):
+        for text, field_name in texts:
+            with suppress(Unreadable):
+                for tile in _tiled(self._own(text, field_name)):
                     value = text[tile.start : tile.end].strip()
                     if tile.whole or (tile.kind == "PERSON" and _NAMES.fullmatch(value)):
                         values[value] = tile.kind
-            return text
-
-        _Walk(learn, self._unredacted).span(record)
         for value, kind in values.items():
             if len(value) >= _SHORTEST_KNOWN and value not in run.values:
                 run.values[value], run.known = kind, None
@@ -247,7 +243,8 @@ class _Walk:
         """Go through a span; origin is left out of what comes back."""
         ours = named_by_code(record)
         kept = self._unredacted.get(str(record["attributes"].get(Names.SLOT)), ())
-        attributes = without_content(record)["attributes"]
+        structure = without_content(record)
+        attributes = dict(structure["attributes"])
         for key, value in record["attributes"].items():
             if key in _IDENTIFIERS:
                 attributes[key] = value
@@ -260,7 +257,7 @@ class _Walk:
             elif not is_structure(record, key) and not _ORIGIN.match(key):
                 attributes[key if ours else self._key(key, attributes)] = self._value(value, key)
         return {
-            **without_content(record),
+            **structure,
             "name": record["name"] if ours else self._value(record["name"], None),
             "message": self._value(record["message"], None),
             "attributes": attributes,

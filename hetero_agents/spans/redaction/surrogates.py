@@ -6,6 +6,7 @@ needs to be remembered, other processes choose the same, and without the key non
 
 from __future__ import annotations
 
+import calendar
 import hashlib
 import hmac
 import random
@@ -38,20 +39,7 @@ Maker = Callable[[str, random.Random], str]
 """Makes a surrogate of a value with dice that always fall the same way for it."""
 
 _TITLES = {"mr", "mrs", "ms", "miss", "mx", "dr", "prof", "sir", "dame", "jr", "sr", "phd"}
-_MONTHS = [
-    "january",
-    "february",
-    "march",
-    "april",
-    "may",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
-]
+_MONTHS = [name.lower() for name in calendar.month_name[1:]]
 _WORD = re.compile(r"[^\W\d_]+")
 _PREFIX = re.compile(r"(?:[A-Za-z]{2,10}[-_])+|AKIA|ASIA|AIza|eyJ")
 """What says whose key or token it is, for example `sk-` and `ghp_`."""

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, Pipe
 from typing import TYPE_CHECKING, Any, Final
 
-from ...errors import ConfigError, did_you_mean
+from ...errors import ConfigError
 from ..record import SpanRecord, without_content
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class RedactionSettings:
         for language in self.languages:
             if language not in MODELS:
                 raise ConfigError(
-                    f"[privacy] languages names {language!r}, for which there is no model{did_you_mean(language, MODELS)}."
+                    f"[privacy] languages names {language!r}, for which there is no model; there is one for {', '.join(MODELS)}."
                 )
 
 
@@ -67,7 +67,7 @@ def redaction_is_installed() -> bool:
 
 
 class _Refused(Exception):
-    """The worker could not redact this batch, and lives on."""
+    """The worker says why it cannot redact; its words hold nothing of what it read."""
 
 
 class RedactionWorker:
@@ -208,5 +208,5 @@ def _redactor(settings: RedactionSettings, key: bytes) -> Redactor:
     from .redactor import Redactor
     from .surrogates import Surrogates
 
-    detector = PresidioDetector(settings.languages, settings.rules)
+    detector = PresidioDetector(settings.languages[0], settings.rules)  # there is one model, so all are that one
     return Redactor(detector, Surrogates(key), unredacted=settings.unredacted, link_subjects=settings.link_subjects)
