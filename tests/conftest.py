@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import pytest
 from pydantic_ai.models import Model
 
 from hetero_agents.bindings import Workspace
+from hetero_agents.cli import main
 from hetero_agents.slots import App, registry
 from hetero_agents.testing import MemoryVault
 
-from .support import TOML, Answers, FakeEngines, write_workspace
+from .support import TOML, Answers, Done, FakeEngines, Hetero, write_workspace
 
 OpenApp = Callable[..., App]
 
@@ -65,3 +67,24 @@ def open_app(tmp_path: Path) -> Generator[OpenApp]:
     yield open_
     for app in opened:
         app.close()
+
+
+@pytest.fixture
+def hetero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Hetero:
+    """Runs a command in an empty folder, in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setitem(sys.modules, "clidesk", sys)  # so that its end takes the module away again
+    monkeypatch.delitem(sys.modules, "clidesk")
+
+    def run(*arguments: str) -> Done:
+        registry.use(None)
+        monkeypatch.setattr(sys, "argv", ["hetero", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        registry.use(None)
+        printed = capsys.readouterr()
+        return Done(ended.value.code, printed.out, printed.err)
+
+    return run

@@ -118,6 +118,30 @@ def lock_entry(slot: str, contract: str = "0" * 64, adapter: str = "adapters/1")
     )
 
 
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int | str | None
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """What it printed, as JSON."""
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+    @property
+    def sentence(self) -> str:
+        """The user's mistake, which is one line on standard error and nothing else."""
+        assert (self.code, self.out, self.err.count("\n")) == (2, "", 1), self
+        return self.err.removeprefix("hetero: ").rstrip("\n")
+
+
+Hetero = Callable[..., Done]
+
+
 def write_workspace(folder: Path, toml: str = TOML) -> Path:
     """Write a hetero.toml and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,22 +3,17 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hetero_agents.bindings import SpecialistId, Workspace
-from hetero_agents.cli import main
 from hetero_agents.contract import SlotId
-from hetero_agents.slots import registry
 from hetero_agents.spans import SealedVault
 
-from .support import lock_entry, write_workspace
+from .support import Hetero, lock_entry, write_workspace
 from .test_vault import span
 
 TOML = """\
@@ -62,51 +57,6 @@ async def broken(message: str) -> str:
 
 helper = Agent("slot:helper", name="helper", capabilities=[Slots()])
 '''
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    code: int | str | None
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """What it printed, as JSON."""
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-    @property
-    def sentence(self) -> str:
-        """The user's mistake, which is one line on standard error and nothing else."""
-        assert (self.code, self.out, self.err.count("\n")) == (2, "", 1), self
-        return self.err.removeprefix("hetero: ").rstrip("\n")
-
-
-Hetero = Callable[..., Done]
-
-
-@pytest.fixture
-def hetero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Hetero:
-    """Runs a command in an empty folder, in this process."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.setitem(sys.modules, "clidesk", sys)  # so that its end takes the module away again
-    monkeypatch.delitem(sys.modules, "clidesk")
-
-    def run(*arguments: str) -> Done:
-        registry.use(None)
-        monkeypatch.setattr(sys, "argv", ["hetero", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        registry.use(None)
-        printed = capsys.readouterr()
-        return Done(ended.value.code, printed.out, printed.err)
-
-    return run
 
 
 @pytest.fixture

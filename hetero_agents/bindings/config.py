@@ -59,6 +59,8 @@ class SlotConfig(_Form):
     """The slot or agent talks to a human: neither logged for training nor distilled (the paper's S1)."""
     unredacted: list[str] = []
     """Parameters whose values are stored as they are, because they hold nothing personal."""
+    imported_from: list[str] = []
+    """Agents, chains or tasks of other programs, as `hetero import` lists them, whose calls this slot learns from too."""
 
 
 class PrivacyConfig(_Form):

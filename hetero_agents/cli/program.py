@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 import typer.main
 
-from . import demo, keys, runs, specialists, workspace
+from . import demo, intake, keys, runs, specialists, workspace
 
 app = typer.Typer(
     name="hetero",
@@ -20,6 +20,8 @@ for command in (
     runs.run,
     runs.traces,
     runs.feedback,
+    intake.import_,
+    intake.collect,
     specialists.distill,
     specialists.slots,
     specialists.promote,
@@ -28,7 +30,7 @@ for command in (
     workspace.doctor,
     demo.demo,
 ):
-    app.command()(command)
+    app.command(command.__name__.rstrip("_"))(command)
 
 app.add_typer(keys.keys, name="keys")
 

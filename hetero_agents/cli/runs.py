@@ -24,9 +24,10 @@ from pydantic_ai.exceptions import AgentRunError
 from rich.table import Table
 from rich.tree import Tree
 
-from ..errors import HeteroError, UnknownNameError, UserError
+from ..errors import HeteroError, KeyAccessError, UnknownNameError, UserError
 from ..slots import App, registry
-from ..spans import Feedback, Names, SpanRecord, Trace, read_traces
+from ..spans import Feedback, Names, SpanRecord, Trace, otlp, read_traces, without_content
+from ..spans.foreign import model_call_of
 from . import common
 from .common import Json
 
@@ -187,10 +188,27 @@ def _plain(value: Any) -> Any:
 def traces(
     trace: Annotated[str | None, typer.Argument(help="A trace id, or its beginning: shows the run as a tree.")] = None,
     limit: Annotated[int, typer.Option("-n", min=1, help="How many, newest first.")] = 20,
+    export: Annotated[
+        str | None, typer.Option(help="otlp-json: write OTLP's JSON, which Jaeger's page opens by upload.")
+    ] = None,
+    content: Annotated[
+        bool, typer.Option("--content", help="With --export: content too, as it is stored; else structure alone.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the latest runs, or draw one."""
+    """List the latest runs, draw one, or write them as a file."""
     app = common.open_app(modules=False)
+    if export is not None:
+        if export != "otlp-json":
+            raise UserError(f"There is no form {export!r} to export; there is otlp-json.")
+        found = [_trace(app, trace)] if trace is not None else _latest(app, limit)
+        spans = [span if content else without_content(span) for run in found for span in run.spans]
+        if content and any(span.get("withheld") for span in spans):
+            raise KeyAccessError("Your key does not open content; leave --content out, or ask a curator.")
+        print(json.dumps(otlp.json_of(spans), ensure_ascii=False))
+        return
+    if content:
+        raise UserError("--content belongs to --export.")
     if trace is not None:
         found = _trace(app, trace)
         if as_json:
@@ -199,7 +217,7 @@ def traces(
             for root in found.roots:
                 common.out.print(_tree(found, root))
         return
-    rows = [_row(found) for trace_id in app.vault.traces(limit) for found in read_traces(app.vault, trace=trace_id)]
+    rows = [_row(found) for found in _latest(app, limit)]
     if as_json:
         common.print_json(rows)
         return
@@ -216,8 +234,14 @@ def traces(
     common.out.print(table)
 
 
+def _latest(app: App, limit: int) -> list[Trace]:
+    """The latest runs, newest first."""
+    return [found for trace_id in app.vault.traces(limit) for found in read_traces(app.vault, trace=trace_id)]
+
+
 def _row(trace: Trace) -> dict[str, Any]:
-    chats = [span["attributes"] for span in trace.spans if span["attributes"].get(Names.OPERATION) == "chat"]
+    by_id = {span["span_id"]: span for span in trace.spans}
+    chats = [call for span in trace.spans if (call := model_call_of(span, by_id)) is not None]
     root = trace.roots[0]
     return {
         "trace": trace.trace_id,
@@ -225,8 +249,8 @@ def _row(trace: Trace) -> dict[str, Any]:
         "outcome": trace.outcome,
         "start": root["start"],
         "calls": len(chats),
-        "input_tokens": sum(chat.get(Names.INPUT_TOKENS, 0) for chat in chats),
-        "output_tokens": sum(chat.get(Names.OUTPUT_TOKENS, 0) for chat in chats),
+        "input_tokens": sum(chat.input_tokens for chat in chats),
+        "output_tokens": sum(chat.output_tokens for chat in chats),
         "seconds": (root["end"] - root["start"]) / 1e9,
     }
 

@@ -1,11 +1,12 @@
 """What a slot takes, gives and is told: signature + instruction + schema -> `Contract`, with its SHA-256."""
 
-from .contract import Contract
+from .contract import WRAPPED, Contract
 from .hints import Fits, NotSent, OneOf, SlotId
 from .schema import JsonSchema, Sha256, canonical_schema, compact_json, schema_text, sha256_of
 from .shape import check_shape
 
 __all__ = [
+    "WRAPPED",
     "Contract",
     "Fits",
     "JsonSchema",

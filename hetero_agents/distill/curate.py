@@ -133,7 +133,7 @@ def _meets(contract: Contract, call: SlotCall) -> bool:
     """Whether a stored answer is one that the slot could give: redaction may have changed a label, or one of the options."""
     try:
         contract.validate(call.output, contract.load(call.input))
-    except ValueError:
+    except (ValueError, KeyError):
         return False
     return True
 

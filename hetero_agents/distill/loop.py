@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..slots import App, Slot
 from ..spans import calls_of
 from .curate import Dataset, Example, curate
 from .evaluate import FIVE, TIMED, Prediction, in_order, plain_code, predict, prediction_line, read_predictions, score
+from .imported import imported_calls
 from .train import Job, Recipe, Text, Trained, chat_of
 from .worker import train_aside
 
@@ -82,7 +84,11 @@ async def _distill(app: App, slot: Slot[..., Any], base: str | None, recipe: Rec
         raise DistillError(
             f'Slot {slot.id!r} talks to a human (hci), so it is not distilled; [slots."{slot.id}"] hci = false opts in.'
         )
-    dataset = curate(calls_of(app.vault, slot.id), contract, split_by=entry.split_by, hci_allowed=entry.hci is False)
+    calls = calls_of(app.vault, slot.id)
+    if entry.imported_from:
+        others = imported_calls(app.vault, contract, entry.imported_from, app.workspace.config.models)
+        calls = chain(calls, others)
+    dataset = curate(calls, contract, split_by=entry.split_by, hci_allowed=entry.hci is False)
     progress("curate", 1, 1)
     gguf = await asyncio.to_thread(fetch_weights, weights)
     base_sha256 = verified_sha256(gguf)

@@ -126,7 +126,8 @@ def is_structure(record: SpanRecord, key: str) -> bool:
     """Whether an attribute of a span is structure: what ran, how long, on what; never what was said."""
     value = record["attributes"][key]
     return named_by_code(record) and (
-        key in _STRUCTURE or (isinstance(value, int | float) and key.startswith(("gen_ai.", "hetero.")))
+        key in _STRUCTURE
+        or (isinstance(value, int | float) and key.startswith(("gen_ai.", "hetero.", "operation.cost")))
     )
 
 

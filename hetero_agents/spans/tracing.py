@@ -64,6 +64,7 @@ class Tracing:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
             self._otlp = _batch(OTLPSpanExporter())
+        self._vault, self._redact = vault, redact
         self._exporter = _VaultExporter(vault, redact, self._otlp, otlp_content)
         self._lost = 0
         self.provider.add_span_processor(_SaysSubject())
@@ -77,6 +78,14 @@ class Tracing:
             # Pictures and sound cannot be redacted.
             include_binary_content=redact is None,
         )
+
+    def store(self, records: Sequence[SpanRecord]) -> None:
+        """Redact and store spans that were made elsewhere; they are on the disk when this returns, and do not go on to OTLP.
+
+        Raises:
+            HeteroError: the vault cannot be written.
+        """
+        self._vault.write(self._redact(records) if self._redact else records)
 
     def flush(self, timeout: float = 30.0) -> bool:
         """Wait until every finished span is stored and handed to OTLP.

@@ -1,0 +1,152 @@
+"""Spans of other programs, from files and from Jaeger: OTLP's JSON (an object, or one a line as collectors write it) and Jaeger's.
+
+Jaeger's JSON is what its query API and its page give (`{"data": [...]}`).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, cast
+
+from ..errors import HeteroError, UserError
+from .otlp import records_of, request_of_json
+from .record import SpanRecord
+
+LONGEST: Final = 512 * 2**20
+"""Bytes of the longest JSON value that is read; a file of more needs a value a line."""
+
+
+class CutShort(HeteroError):
+    """A file ends within a value; what stands before was given."""
+
+
+def read_spans(path: Path) -> Iterator[tuple[list[SpanRecord], int, int]]:
+    """Give a file's spans value by value: (spans, spans without usable ids, bytes read so far).
+
+    Raises:
+        UserError: it cannot be read, or is neither OTLP's nor Jaeger's JSON.
+        CutShort: it ends within a value.
+    """
+    try:
+        with path.open("rb") as file:
+            first = file.readline(LONGEST + 1)
+            while first and not first.strip():
+                first = file.readline(LONGEST + 1)
+            if not first:
+                raise UserError(f"{path} is empty.")
+            try:
+                value = json.loads(first)
+            except ValueError:  # one value on several lines
+                rest = file.read(LONGEST + 1 - len(first))
+                if len(first) + len(rest) > LONGEST:
+                    raise UserError(
+                        f"{path} is one JSON value of more than {LONGEST >> 20} MiB; export one request a line instead."
+                    ) from None
+                yield *_spans_of(_json(first + rest, path, 1), path, 1), len(first) + len(rest)
+                return
+            yield *_spans_of(value, path, 1), file.tell()
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b""), 2):
+                if line.strip():
+                    yield *_spans_of(_json(line, path, number), path, number), file.tell()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def spans_of_jaeger(value: dict[str, Any]) -> list[SpanRecord]:
+    """Return the spans of what Jaeger's query API gives.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        return [
+            _of_jaeger(span, trace["processes"].get(span["processID"], {}))
+            for trace in value["data"]
+            for span in trace["spans"]
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"it has no {error}") from error
+
+
+def fetch_jaeger(address: str, service: str, *, hours: float, limit: int) -> list[SpanRecord]:
+    """Return the spans that Jaeger's query API gives.
+
+    Args:
+        address: of Jaeger's page.
+        service: whose traces.
+        hours: how far back.
+        limit: traces, newest first.
+
+    Raises:
+        HeteroError: it does not answer, or is not Jaeger.
+    """
+    import httpx
+
+    url, now = f"{address.rstrip('/')}/api/traces", time.time()
+    query = {"service": service, "limit": limit, "start": int((now - hours * 3600) * 1e6), "end": int(now * 1e6)}
+    try:
+        answer = httpx.get(url, params=query, timeout=60.0)
+        answer.raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise HeteroError(f"Jaeger at {address} did not answer: {error}.") from error
+    try:
+        return spans_of_jaeger(answer.json())
+    except ValueError as error:
+        raise HeteroError(f"What answers at {url} is not Jaeger: {error}.") from error
+
+
+def _json(text: bytes, path: Path, number: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        if not text[error.pos :].strip() or "Unterminated" in error.msg or not text.endswith(b"\n"):
+            raise CutShort(
+                f"{path} ends within line {number}: the spans before it are stored; import it again when it is whole."
+            ) from error
+        raise UserError(f"{path}, line {number}, is not JSON: {error.msg}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}, line {number}, is not JSON: {error.reason}.") from error
+
+
+def _spans_of(value: Any, path: Path, number: int) -> tuple[list[SpanRecord], int]:
+    try:
+        if isinstance(value, dict) and "data" in value:
+            return spans_of_jaeger(cast("dict[str, Any]", value)), 0
+        return records_of(request_of_json(value))
+    except ValueError as error:
+        raise UserError(f"{path}, line {number}, is neither OTLP's JSON nor Jaeger's: {error}.") from error
+
+
+def _of_jaeger(span: dict[str, Any], process: dict[str, Any]) -> SpanRecord:
+    tags = _tags(span.get("tags"))
+    parent = next((r["spanID"] for r in span.get("references") or () if r["refType"] == "CHILD_OF"), None)
+    failed = tags.pop("error", False) in (True, "true") or tags.get("otel.status_code") == "ERROR"
+    tags.pop("otel.status_code", None)
+    start = int(span["startTime"]) * 1000
+    return {
+        "trace_id": str(span["traceID"]).rjust(32, "0"),
+        "span_id": str(span["spanID"]).rjust(16, "0"),
+        "parent_id": str(parent).rjust(16, "0") if parent else None,
+        "name": span["operationName"],
+        "kind": str(tags.pop("span.kind", "internal")).upper(),
+        "start": start,
+        "end": start + int(span["duration"]) * 1000,
+        "status": "ERROR" if failed else "UNSET",
+        "message": tags.pop("otel.status_description", None),
+        "attributes": tags,
+        "events": [
+            {"name": str(fields.pop("event", "log")), "time": int(log["timestamp"]) * 1000, "attributes": fields}
+            for log in span.get("logs") or ()
+            for fields in [_tags(log.get("fields"))]
+        ],
+        "links": [],
+        "resource": {"service.name": process.get("serviceName", ""), **_tags(process.get("tags"))},
+        "scope": str(tags.pop("otel.scope.name", tags.pop("otel.library.name", ""))),
+    }
+
+
+def _tags(tags: Any) -> dict[str, Any]:
+    return {tag["key"]: tag["value"] for tag in cast("list[dict[str, Any]]", tags or [])}
