@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pytest_examples import CodeExample, EvalExample, find_examples
 
 from hetero_agents.bindings import Config, ModelConfig, SlotConfig, Specialist, TierConfig
-from hetero_agents.bindings.config import AppConfig
+from hetero_agents.bindings.config import AppConfig, PrivacyConfig, VaultConfig
 from hetero_agents.cli.program import app, program
 from hetero_agents.distill import Recipe
 from hetero_agents.distill.curate import SHARES
@@ -226,12 +226,13 @@ def test_each_command_that_a_page_names_exists(page: Path) -> None:
     [
         ("bindings.md", [*AppConfig.model_fields, *ModelConfig.model_fields, *TierConfig.model_fields]),
         ("bindings.md", list(SlotConfig.model_fields)),
+        ("bindings.md", [*PrivacyConfig.model_fields, *VaultConfig.model_fields]),
         ("distill.md", [field.name for field in fields(Recipe)]),
         ("distill.md", list(Specialist.model_fields)),
         ("distill.md", list(SHARES)),
         ("spans.md", [value for key, value in vars(Names).items() if key.isupper()]),
     ],
-    ids=["hetero.toml", "[slots]", "recipe", "specialist", "parts", "attributes"],
+    ids=["hetero.toml", "[slots]", "[privacy], [vault]", "recipe", "specialist", "parts", "attributes"],
 )
 def test_a_table_in_the_docs_is_complete(page: str, names: list[str]) -> None:
     text = (ROOT / "docs" / page).read_text("utf-8")
@@ -245,6 +246,8 @@ def test_the_docs_of_a_form_name_no_key_that_does_not_exist() -> None:
         "[models]": ModelConfig,
         "[tiers]": TierConfig,
         '[slots."ID"]': SlotConfig,
+        "[privacy]": PrivacyConfig,
+        "[vault]": VaultConfig,
     }
     for heading, form in forms.items():
         section = text.split(f"### `{heading}`", 1)[1].split("\n#", 1)[0]

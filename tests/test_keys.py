@@ -68,7 +68,7 @@ def test_nothing_of_content_stands_on_the_disk(vault: SealedVault) -> None:
     vault.write([call_span("a", 1, input=f'{{"text": "{SECRET}"}}', output=SECRET, subject=SECRET), foreign])  # type: ignore[list-item]
     vault.write([span("c", 1) | {"events": [event], "resource": {"host": SECRET}, "links": [event]}])  # type: ignore[list-item]
     vault.say(Feedback("a", "a01", None, SECRET, True, 1))
-    stored = b"".join(path.read_bytes() for path in vault.folder.iterdir())
+    stored = b"".join(path.read_bytes() for path in vault.folder.rglob("*") if path.is_file())
     forms = [
         SECRET.encode(),
         SECRET.encode("utf-16-le"),

@@ -22,7 +22,7 @@ from hetero_agents.spans import SealedVault, SpanRecord, Tracing
 from hetero_agents.testing import MemoryVault
 
 from .conftest import OpenApp
-from .support import TOML, Collected, FakeEngines, answers, collecting
+from .support import TOML, Collected, FakeEngines, answers, collecting, in_processes, write_workspace
 
 
 def echo_slot() -> Slot[[str], str]:
@@ -198,14 +198,14 @@ def test_what_leaves_over_otlp_has_passed_redaction_too(collector: Collected) ->
 
 def test_a_redaction_that_fails_stores_nothing_unredacted(caplog: pytest.LogCaptureFixture) -> None:
     def redact(records: Sequence[SpanRecord]) -> list[SpanRecord]:
-        raise RuntimeError("no model")
+        raise RuntimeError("no model for Grace Hopper")
 
     vault = MemoryVault()
     tracing = Tracing(vault, redact=redact)
     tracing.tracer.start_span("secret").end()
     tracing.close()
     assert vault.spans == []
-    assert "no model" in caplog.text
+    assert "RuntimeError" in caplog.text and "Hopper" not in caplog.text
 
 
 # -- a vault that cannot be written ----------------------------------------------------------------
@@ -276,3 +276,87 @@ def test_a_flush_ends_at_its_timeout() -> None:
     assert time.monotonic() - began < 10
     freed.set()
     tracing.close()
+
+
+# -- under load ------------------------------------------------------------------------------------
+
+
+class SlowVault(MemoryVault):
+    """Stores nothing until it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.let = threading.Event(), threading.Event()
+
+    def write(self, records: Sequence[SpanRecord]) -> None:
+        self.begun.set()
+        self.let.wait(30)
+        super().write(records)
+
+
+def ended(tracing: Tracing, count: int) -> None:
+    for number in range(count):
+        tracing.tracer.start_span(f"span {number}").end()
+
+
+def test_more_spans_than_may_wait_are_dropped_counted_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    vault = SlowVault()
+    tracing = Tracing(vault, queue=8)
+    ended(tracing, 1)
+    assert vault.begun.wait(10)
+    ended(tracing, 20)
+    vault.let.set()
+    assert not tracing.flush(), "spans were lost"
+    assert (len(vault.spans), tracing.lost) == (9, 12)
+    assert [span["name"] for span in vault.spans[1:]] == [f"span {number}" for number in range(8)]
+    assert caplog.text.count("spans were dropped so far: 8 wait to be stored already") == 1, "said once, not for each"
+    ended(tracing, 1)
+    assert tracing.flush()
+    tracing.close()
+
+
+def test_a_thread_waits_for_room_where_it_is_told_to() -> None:
+    vault = SlowVault()
+    tracing = Tracing(vault, queue=8, block=True)
+    ended(tracing, 1)
+    assert vault.begun.wait(10)
+    working = threading.Thread(target=ended, args=(tracing, 20))
+    working.start()
+    working.join(0.3)
+    assert working.is_alive(), "it waits"
+    vault.let.set()
+    working.join(10)
+    assert tracing.flush()
+    assert (len(vault.spans), tracing.lost) == (21, 0)
+    tracing.close()
+
+
+def test_a_span_waits_a_moment_only() -> None:
+    vault = MemoryVault()
+    tracing = Tracing(vault)
+    started = time.monotonic()
+    ended(tracing, 1)
+    while not vault.spans:
+        assert time.monotonic() - started < 5
+        time.sleep(0.01)
+    tracing.close()
+
+
+INHERITED: list[App] = []
+
+
+def flush_in_a_child(folder: str) -> None:
+    (app,) = INHERITED
+    app.tracing.tracer.start_span("child").end()
+    assert app.tracing.flush()
+
+
+def test_spans_that_wait_are_stored_once_when_a_process_forks(tmp_path: Path) -> None:
+    app = App.of(Workspace(write_workspace(tmp_path)))
+    INHERITED[:] = [app]
+    ended(app.tracing, 3)  # they wait
+    in_processes(flush_in_a_child, ("",), ("",))
+    assert app.tracing.flush()
+    assert sorted(span["name"] for span in app.vault.read()) == ["child", "child", "span 0", "span 1", "span 2"]
+    INHERITED.clear()
+    app.close()

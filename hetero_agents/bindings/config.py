@@ -88,6 +88,19 @@ class PrivacyConfig(_Form):
         return rules
 
 
+class VaultConfig(_Form):
+    """`[vault]`."""
+
+    keep_days: Annotated[float, Field(gt=0)] | None = None
+    """Days for which spans are kept; for ever where None."""
+    keep_mb: Annotated[float, Field(gt=0)] | None = None
+    """Megabytes of spans that are kept; the oldest go first."""
+    when_full: Literal["drop", "block"] = "drop"
+    """What happens to a finished span while `queue` others wait to be stored: it is dropped and counted, or its thread waits."""
+    queue: Annotated[int, Field(ge=1)] = 8192
+    """Finished spans that wait in memory at most."""
+
+
 class Config(_Form):
     """The whole of `hetero.toml`."""
 
@@ -96,6 +109,7 @@ class Config(_Form):
     tiers: dict[Tier, TierConfig] = {}
     slots: dict[str, SlotConfig] = {}
     privacy: PrivacyConfig = PrivacyConfig()
+    vault: VaultConfig = VaultConfig()
 
     @field_validator("models", mode="before")
     @classmethod
@@ -157,6 +171,7 @@ def _known_keys(parents: tuple[str | int, ...]) -> list[str]:
         "tiers": TierConfig,
         "slots": SlotConfig,
         "privacy": PrivacyConfig,
+        "vault": VaultConfig,
     }
     form = forms.get(str(parents[0]), Config) if parents else Config
     return list(form.model_fields)

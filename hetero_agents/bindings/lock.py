@@ -64,6 +64,8 @@ class Specialist(_Form):
     """Longest answer that is let through, in tokens of the base."""
     created: str
     """ISO 8601, UTC."""
+    withdrawn: str | None = None
+    """Why it may not be used any more, where it may not."""
 
 
 class SlotLock(_Form):

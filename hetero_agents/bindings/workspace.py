@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -127,8 +127,12 @@ class Workspace:
         models = tuple((name, config.models[name]) for name in dict.fromkeys(names))
         active = lock.slots.get(SlotId(slot), SlotLock()).active
         specialist = lock.specialists[active] if active and contract else None
+        reason = None
         if active and specialist and specialist.contract_sha256 != contract:
             reason = f"the contract of {slot!r} has changed since {active} was trained"
+        elif specialist and specialist.withdrawn:
+            reason = specialist.withdrawn
+        if active and specialist and reason:
             if (active, specialist.contract_sha256) not in self._warned:
                 self._warned.add((active, specialist.contract_sha256))
                 warnings.warn(f"{active} is not used: {reason}; run `hetero distill {slot}` again.", stacklevel=2)
@@ -173,6 +177,25 @@ class Workspace:
             return lock.model_copy(update={"slots": {**lock.slots, slot: after}})
 
         return update_lock(self.lock_path, change).slots[slot]
+
+    def withdraw(self, specialists: Collection[SpecialistId], reason: str) -> list[SpecialistId]:
+        """Let specialists never be used again, and put back in their slots what they replaced; return those that were active."""
+        demoted: list[SpecialistId] = []
+
+        def change(lock: Lock) -> Lock:
+            marked = {name: lock.specialists[name].model_copy(update={"withdrawn": reason}) for name in specialists}
+            after: dict[SlotId, SlotLock] = {}
+            for slot, entry in lock.slots.items():
+                if entry.active and entry.active in specialists:
+                    demoted.append(entry.active)
+                history = [name for name in (*entry.replaced, entry.active) if name not in specialists]
+                after[slot] = entry.model_copy(
+                    update={"active": history[-1] if history else None, "replaced": history[:-1]}
+                )
+            return lock.model_copy(update={"specialists": {**lock.specialists, **marked}, "slots": after})
+
+        update_lock(self.lock_path, change)
+        return demoted
 
 
 class _Watched(Generic[T]):

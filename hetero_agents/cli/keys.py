@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from rich.table import Table
 
 from ..errors import UserError
+from ..slots import App
 from ..spans import SealedVault
 from ..spans.keys import OPENS, Keyring, Reader, Role, key_file, public_text, write_key
 from ..spans.sealed import FIRST_READER
@@ -33,7 +34,7 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Make the vault's keys; without this the first run makes them, with no passphrase."""
-    vault = _vault()
+    _, vault = open_vault()
     if vault.keyring() is not None:
         raise UserError(f"The vault {vault.folder} has keys already; `hetero keys list` shows its readers.")
     keyring = vault.made_keyring(name, _new_passphrase() if passphrase else None)
@@ -128,14 +129,15 @@ def _change(change: Callable[[Keyring], Keyring], as_json: bool, sentence: str) 
     _say(as_json, {"epoch": changed.epoch, "readers": list(changed.readers)}, sentence)
 
 
-def _vault() -> SealedVault:
-    vault = common.open_app(modules=False).vault
-    assert isinstance(vault, SealedVault)
-    return vault
+def open_vault() -> tuple[App, SealedVault]:
+    """Open the workspace and its vault."""
+    app = common.open_app(modules=False)
+    assert isinstance(app.vault, SealedVault)
+    return app, app.vault
 
 
 def _keyring() -> tuple[SealedVault, Keyring]:
-    vault = _vault()
+    _, vault = open_vault()
     if (keyring := vault.keyring()) is None:
         raise UserError(f"The vault {vault.folder} has no keys yet: `hetero keys init`, or the first run, makes them.")
     return vault, keyring

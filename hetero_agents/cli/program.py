@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 import typer.main
 
-from . import demo, intake, keys, runs, specialists, workspace
+from . import demo, intake, keys, privacy, runs, specialists, workspace
 
 app = typer.Typer(
     name="hetero",
@@ -26,6 +26,7 @@ for command in (
     specialists.slots,
     specialists.promote,
     specialists.rollback,
+    privacy.forget,
     workspace.models,
     workspace.doctor,
     demo.demo,

@@ -28,6 +28,7 @@ from ..errors import HeteroError, KeyAccessError, UnknownNameError, UserError
 from ..slots import App, registry
 from ..spans import Feedback, Names, SpanRecord, Trace, otlp, read_traces, without_content
 from ..spans.foreign import model_call_of
+from ..spans.subjects import person_of
 from . import common
 from .common import Json
 
@@ -332,7 +333,8 @@ def feedback(
             raise UserError(f"The answer does not meet the contract of {declared.id!r}: {error}.") from error
     elif span is not None and all(s["span_id"] != span for s in found.spans):
         raise UnknownNameError("span", span, (s["span_id"] for s in found.spans))
-    app.vault.say(Feedback(found.trace_id, span, score, value, answer is not None, time.time_ns()))
+    person = next((named for s in found.spans if (named := person_of(s))), None)
+    app.vault.say(Feedback(found.trace_id, span, score, value, answer is not None, time.time_ns(), person))
     common.out.print(
         f"Noted for {found.trace_id}{f', span {span}' if span else ''} at {datetime.now(UTC):%H:%M:%S} UTC.",
         soft_wrap=True,

@@ -136,6 +136,10 @@ def promote(
     if name not in lock.specialists:
         raise UnknownNameError("specialist", specialist, lock.specialists, hint="`hetero slots` lists them")
     entry = lock.specialists[name]
+    if entry.withdrawn:
+        raise ConfigError(
+            f"{name} may not be used any more: {entry.withdrawn}; run `hetero distill {entry.slot}` again."
+        )
     declared = registry.slot(entry.slot)
     if declared.contract.sha256 != entry.contract_sha256:
         raise ConfigError(

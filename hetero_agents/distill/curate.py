@@ -65,6 +65,13 @@ class Dataset:
         """Return the data set as JSON text."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
+    @classmethod
+    def from_json(cls, text: str) -> Dataset:
+        """Return what `to_json` gave."""
+        values: dict[str, Any] = json.loads(text)
+        parts = {part: [Example(**example) for example in examples] for part, examples in values.pop("parts").items()}
+        return cls(parts=parts, **values)
+
 
 def curate(
     calls: Iterable[SlotCall], contract: Contract, *, split_by: str | None, hci_allowed: bool = False

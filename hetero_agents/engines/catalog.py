@@ -44,6 +44,7 @@ class Weights:
         licence: SPDX id.
         description: one line for people.
         serve_as: quantisation in which llama.cpp serves them; as they are where None.
+        serve_f16: names of matrices that stay in 16 bits then, as patterns (`blk.*.attn_k.weight`).
     """
 
     name: str
@@ -55,6 +56,7 @@ class Weights:
     licence: str
     description: str
     serve_as: str | None = None
+    serve_f16: tuple[str, ...] = ()
 
 
 def cache_dir() -> Path:
@@ -68,7 +70,9 @@ def cache_dir() -> Path:
 def catalog() -> dict[str, Weights]:
     """Return the weights that are known by name."""
     table = tomllib.loads(resources.files("hetero_agents.engines").joinpath("catalog.toml").read_text("utf-8"))
-    return {name: Weights(name=name, **entry) for name, entry in table.items()}
+    return {
+        name: Weights(name=name, serve_f16=tuple(entry.pop("serve_f16", ())), **entry) for name, entry in table.items()
+    }
 
 
 def find_weights(name: str, root: Path = Path()) -> Weights:

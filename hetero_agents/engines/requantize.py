@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from ..contract import sha256_of
 from ..errors import MissingExtraError
 from .catalog import Weights, fetch_weights
 
@@ -19,17 +22,19 @@ def fetch_served(weights: Weights) -> Path:
         IntegrityError: they are not the file that the catalog names.
     """
     path = fetch_weights(weights)
-    return requantized(path, weights.serve_as) if weights.serve_as else path
+    return requantized(path, weights.serve_as, weights.serve_f16) if weights.serve_as else path
 
 
-def requantized(source: Path, kind: str) -> Path:
+def requantized(source: Path, kind: str, f16: Sequence[str] = ()) -> Path:
     """Return a copy of a GGUF file whose matrices have another quantisation, made once, beside it.
 
     Args:
         source: the file.
         kind: a type of GGML, for example `Q8_0` (8 bits, blocks of 32).
+        f16: names of matrices that become 16 bits instead, as patterns.
     """
-    target = source.with_name(f"{source.stem}.as-{kind}.gguf")
+    mixed = f"-{sha256_of(list(f16))[:8]}" if f16 else ""
+    target = source.with_name(f"{source.stem}.as-{kind}{mixed}.gguf")
     if target.is_file():
         return target
     try:
@@ -37,6 +42,7 @@ def requantized(source: Path, kind: str) -> Path:
     except ImportError as error:
         raise MissingExtraError("A local: model", "local") from error
     wanted, plain = gguf.GGMLQuantizationType[kind], gguf.GGMLQuantizationType.F32
+    half = gguf.GGMLQuantizationType.F16
     reader = gguf.GGUFReader(source)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     writer = gguf.GGUFWriter(temporary, reader.fields["general.architecture"].contents())
@@ -48,7 +54,7 @@ def requantized(source: Path, kind: str) -> Path:
         writer.add_key_value(name, value, field.types[0], element)
     for tensor in reader.tensors:
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape([int(n) for n in tensor.shape[::-1]])
-        to = wanted if values.ndim == 2 else plain
+        to = plain if values.ndim != 2 else half if any(fnmatch(tensor.name, name) for name in f16) else wanted
         writer.add_tensor(tensor.name, gguf.quants.quantize(values, to), raw_dtype=to)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

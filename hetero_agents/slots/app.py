@@ -15,7 +15,7 @@ from ..bindings.config import Tier
 from ..contract import Sha256
 from ..engines import Engines
 from ..routing import Link, State
-from ..spans import Redact, SealedVault, SpanRecord, Tracing, Vault, without_content
+from ..spans import Keep, Redact, SealedVault, SpanRecord, Tracing, Vault, without_content
 from ..spans.redaction import RedactionSettings, RedactionWorker, redaction_is_installed
 
 _log = logging.getLogger("hetero_agents")
@@ -49,10 +49,17 @@ class App:
         if vault is None:
             with contextlib.suppress(OSError):  # read-only: calls work, and each lost span is said by the exporter
                 workspace.ensure_state_dir()
-        vault = vault or SealedVault(folder / "vault")
         config = workspace.config
+        keep = Keep(config.vault.keep_days, config.vault.keep_mb)
+        vault = vault or SealedVault(folder / "vault", keep=keep)
         redact = _redact(config, vault)
-        tracing = Tracing(vault, redact=redact, otlp_content=config.privacy.otlp_content)
+        tracing = Tracing(
+            vault,
+            redact=redact,
+            otlp_content=config.privacy.otlp_content,
+            queue=config.vault.queue,
+            block=config.vault.when_full == "block",
+        )
         worker = redact if isinstance(redact, RedactionWorker) else None
         app = cls(workspace, vault, tracing, Engines(workspace.root), State(folder / "state.db"), worker)
         atexit.register(app.close)

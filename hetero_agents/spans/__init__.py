@@ -8,11 +8,13 @@ from .names import Names
 from .reader import SlotCall, Trace, calls_of, read_traces
 from .record import SpanRecord, record_of, without_content
 from .sealed import SealedVault
+from .segments import Keep
 from .tracing import Redact, Tracing, subject_now
 from .vault import Feedback, Vault
 
 __all__ = [
     "Feedback",
+    "Keep",
     "Names",
     "Redact",
     "SealedVault",

@@ -118,7 +118,7 @@ class Keyring(_Form):
 
     def batch_key(self, compartment: Compartment) -> BatchKey:
         """Return a new key that whoever opens a compartment in the current epoch can open."""
-        return BatchKey(compartment, _public(self.epochs[-1][compartment].public))
+        return BatchKey(compartment, read_public(self.epochs[-1][compartment].public))
 
     def with_epoch(self) -> Keyring:
         """Return a keyring with a new epoch, for the readers who have not expired."""
@@ -262,8 +262,22 @@ class Opener:
         """Return whether the role opens a compartment."""
         return compartment in OPENS[self.role]
 
-    def open(self, compartment: Compartment, epoch: int, sealed: bytes, info: bytes) -> bytes:
+    def open(
+        self,
+        compartment: Compartment,
+        epoch: int,
+        sealed: bytes,
+        info: bytes,
+        private: X25519PrivateKey | None = None,
+    ) -> bytes:
         """Open what `BatchKey.seal` sealed.
+
+        Args:
+            compartment: what it is of.
+            epoch: when it was sealed.
+            sealed: what.
+            info: what the seal is bound to.
+            private: the subject's key, where it is sealed to one; else the compartment's is used.
 
         Raises:
             KeyAccessError: the role or the key does not open it.
@@ -271,7 +285,7 @@ class Opener:
         """
         key = sealed[:SEALED_KEY_BYTES]
         if compartment not in self._batch or self._batch[compartment][0] != key:
-            opened = SUITE.decrypt(key, self.private(compartment, epoch), compartment.encode())
+            opened = SUITE.decrypt(key, private or self.private(compartment, epoch), compartment.encode())
             self._batch[compartment] = key, AESGCM(opened)
         nonce = sealed[SEALED_KEY_BYTES : SEALED_KEY_BYTES + NONCE_BYTES]
         text = sealed[SEALED_KEY_BYTES + NONCE_BYTES :]
@@ -392,7 +406,7 @@ def _expired(reader: Reader, now: datetime) -> bool:
 
 
 def _seal_key(private: X25519PrivateKey, reader: Reader, vault: str) -> str:
-    return b64encode(SUITE.encrypt(private.private_bytes_raw(), _public(reader.public), _info(vault))).decode()
+    return b64encode(SUITE.encrypt(private.private_bytes_raw(), read_public(reader.public), _info(vault))).decode()
 
 
 def _info(vault: str) -> bytes:
@@ -404,5 +418,6 @@ def public_text(public: X25519PublicKey) -> str:
     return b64encode(public.public_bytes_raw()).decode()
 
 
-def _public(text: str) -> X25519PublicKey:
+def read_public(text: str) -> X25519PublicKey:
+    """Return a public key that a keyring holds."""
     return X25519PublicKey.from_public_bytes(b64decode(text))

@@ -64,6 +64,8 @@ class SpanRecord(TypedDict):
     scope: str
     withheld: NotRequired[bool]
     """True where a vault's reader may not see content: it is left out here."""
+    forgotten: NotRequired[bool]
+    """True where the content is of a person who was forgotten: nobody can open it any more."""
 
 
 def record_of(span: ReadableSpan) -> SpanRecord:

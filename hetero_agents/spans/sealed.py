@@ -23,18 +23,47 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ..bindings.lock import exclusive, write_atomically
 from ..errors import HeteroError, UserError
-from .keys import Ask, Compartment, Keyring, Opener, find_opener, key_file, new_keyring, write_key
+from .keys import (
+    Ask,
+    BatchKey,
+    Keyring,
+    Opener,
+    find_opener,
+    key_file,
+    new_keyring,
+    public_text,
+    write_key,
+)
 from .names import Names
 from .record import SpanRecord, is_structure, named_by_code
-from .segments import FULL, SUFFIX, Segment, SegmentWriter
+from .redaction.surrogates import PSEUDONYM, Surrogates
+from .segments import SUFFIX, Keep, Segment, SegmentWriter, remove_old
+from .subjects import Subjects, person_of, tag_of
 from .vault import Feedback
 
 FIRST_READER: Final = "owner"
 """The curator whose keys the first write makes where there are none."""
 
+_FORGOTTEN: Final[dict[str, Any]] = {}
+"""In the place of content that nobody can open any more."""
+
 _LENGTHS: Final = struct.Struct(">HI")
 
 _log = logging.getLogger("hetero_agents")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What one record is made of."""
+
+    kind: Literal["span", "feedback"]
+    trace: str
+    span: str
+    start: int
+    slot: str | None
+    person: str | None
+    structure: dict[str, Any]
+    content: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,19 +85,23 @@ class _Entry:
 class SealedVault:
     """A vault in a folder. Any number of processes write and read at once; a killed one loses what was in memory."""
 
-    def __init__(self, folder: Path, ask: Ask | None = None) -> None:
+    def __init__(self, folder: Path, ask: Ask | None = None, keep: Keep | None = None) -> None:
         """Name the folder; nothing is opened or made yet.
 
         Args:
             folder: where; made by the first write.
             ask: for the passphrase of a reader's key, where one is needed.
+            keep: how long spans are kept; for ever where None.
         """
         self.folder = folder
+        self.keep = keep or Keep()
         self.keyring_path = folder / "keyring.json"
         self.ask = ask
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._writer: SegmentWriter | None = None
+        self._secret: bytes | None = None
+        self._subjects_kept: Subjects | None = None
         self._segments: dict[Path, tuple[Segment, list[_Entry]]] = {}
         self._keyring: tuple[int, Keyring] | None = None
         self._opener: Opener | None = None
@@ -146,6 +179,8 @@ class SealedVault:
         Raises:
             HeteroError: they cannot be written.
         """
+        if self._secret is not None:
+            return self._secret
         self.made_keyring()
         path = self.folder / "surrogates.key"
         try:
@@ -153,7 +188,8 @@ class SealedVault:
                 if not path.exists():
                     write_atomically(path, secrets.token_hex(32).encode())
                     path.chmod(0o600)
-                return bytes.fromhex(path.read_text())
+                self._secret = bytes.fromhex(path.read_text())
+                return self._secret
         except OSError as error:
             raise self._unwritten(error) from error
 
@@ -163,8 +199,16 @@ class SealedVault:
         """Seal spans and store them, durably when this returns; of two with the same id the later one counts."""
         self._append(
             [
-                ("span", r["trace_id"], r["span_id"], r["start"], r["attributes"].get(Names.SLOT), *_split(r))
-                for r in records
+                _Row(
+                    "span",
+                    record["trace_id"],
+                    record["span_id"],
+                    record["start"],
+                    record["attributes"].get(Names.SLOT),
+                    person_of(record),
+                    *_split(record),
+                )
+                for record in records
             ]
         )
 
@@ -172,26 +216,44 @@ class SealedVault:
         """Seal feedback and store it."""
         structure = {"span_id": feedback.span_id, "score": feedback.score, "has_answer": feedback.has_answer}
         content = {"answer": feedback.answer}
-        self._append([("feedback", feedback.trace_id, "", feedback.time, None, structure, content)])
+        row = _Row("feedback", feedback.trace_id, "", feedback.time, None, feedback.person, structure, content)
+        self._append([row])
 
-    def _append(self, rows: Sequence[tuple[str, str, str, int, str | None, dict[str, Any], dict[str, Any]]]) -> None:
+    def _sealed(self, rows: Sequence[_Row]) -> list[bytes]:
+        """The bodies of records; content of a person is sealed to that person's key."""
         keyring = self.keyring() or self.made_keyring()
-        bodies: list[bytes] = []
         structures, contents = keyring.batch_key("structure"), keyring.batch_key("content")
-        for kind, trace, span, start, slot, structure, content in rows:
-            head = _json([kind, trace, span, start, slot, keyring.epoch])
+        of_persons: dict[str, tuple[dict[str, str], BatchKey]] = {}
+        bodies: list[bytes] = []
+        for row in rows:
+            head = _json([row.kind, row.trace, row.span, row.start, row.slot, keyring.epoch])
+            structure, key = row.structure, contents
+            if row.person is not None:
+                if row.person not in of_persons:
+                    tag = tag_of(self.surrogate_key(), row.person)
+                    public = self._subjects(keyring).public(tag, keyring)
+                    said = {"tag": tag, "key": public_text(public)}
+                    of_persons[row.person] = said, BatchKey("content", public)
+                said, key = of_persons[row.person]
+                structure = {**structure, "subject": said}
             sealed = structures.seal(_json(structure), head)
-            bodies.append(_LENGTHS.pack(len(head), len(sealed)) + head + sealed + contents.seal(_json(content), head))
+            bodies.append(_LENGTHS.pack(len(head), len(sealed)) + head + sealed + key.seal(_json(row.content), head))
+        return bodies
+
+    def _append(self, rows: Sequence[_Row]) -> None:
         if (
             self._pid != os.getpid()
         ):  # after a fork the file is the parent's, and the lock may be held by a thread that is not here
             self._pid, self._lock, self._writer = os.getpid(), threading.Lock(), None
         try:
+            bodies = self._sealed(rows)
             with self._lock:
-                if self._writer is not None and self._writer.size > FULL:
+                if self._writer is not None and self._writer.is_full(self.keep):
                     self._writer.close()
                     self._writer = None
-                self._writer = self._writer or SegmentWriter(self.folder)
+                if self._writer is None:
+                    self._writer = SegmentWriter(self.folder)
+                    remove_old(self.folder, self.keep)
                 self._writer.append(bodies)
         except OSError as error:
             raise self._unwritten(error) from error
@@ -232,7 +294,7 @@ class SealedVault:
         for entry in self._scan():
             if entry.kind == "feedback" and trace in (None, entry.trace) and (parts := self._open(entry)) is not None:
                 structure, content = parts
-                answer = structure["has_answer"] and content is not None
+                answer = structure["has_answer"] and bool(content)
                 found.append(
                     Feedback(
                         entry.trace,
@@ -256,7 +318,11 @@ class SealedVault:
         """Every record's head, files in the order of their making."""
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             segment, entries = self._segments.setdefault(path, (Segment(path), []))
-            for body in segment.scan():
+            try:
+                bodies = segment.scan()
+            except FileNotFoundError:  # its time was over since the folder was listed
+                continue
+            for body in bodies:
                 try:
                     entries.append(_entry(path, *body))
                 except (ValueError, struct.error):  # a whole frame of somebody else's making
@@ -270,27 +336,100 @@ class SealedVault:
             yield from entries
 
     def _open(self, entry: _Entry) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
-        """Structure and content, content only for who may see it; None where the record was tampered with."""
-        opener = self.opener()
-        with entry.path.open("rb") as file:
-            file.seek(entry.offset)
-            body = file.read(entry.length)
+        """Structure and content, content only for who may see it; None where the record is gone or was tampered with."""
+        if (parts := self._parts(entry)) is None:
+            return None
+        structure, sealed = parts
+        try:
+            return structure, self._content(entry, structure.pop("subject", None), sealed)
+        except (InvalidTag, ValueError):
+            return self._tampered(entry)
+
+    def _parts(self, entry: _Entry) -> tuple[dict[str, Any], bytes] | None:
+        """A record's structure, and its content still sealed; None where the record is gone or was tampered with."""
+        try:
+            with entry.path.open("rb") as file:
+                file.seek(entry.offset)
+                body = file.read(entry.length)
+        except FileNotFoundError:  # its time was over
+            return None
         first, second = _LENGTHS.unpack_from(body)
         begin = _LENGTHS.size + first
-        sealed: dict[Compartment, bytes] = {
-            "structure": body[begin : begin + second],
-            "content": body[begin + second :],
-        }
+        sealed = body[begin : begin + second]
         try:
-            opened = {
-                compartment: json.loads(opener.open(compartment, entry.epoch, part, entry.head))
-                for compartment, part in sealed.items()
-                if opener.opens(compartment)
-            }
+            opened = self.opener().open("structure", entry.epoch, sealed, entry.head)
+            return json.loads(opened), body[begin + second :]
         except (InvalidTag, ValueError):
-            _log.warning("A record of %s was changed after it was written; it is left out.", entry.path)
+            return self._tampered(entry)
+
+    def _tampered(self, entry: _Entry) -> None:
+        _log.warning("A record of %s was changed after it was written; it is left out.", entry.path)
+
+    def _content(self, entry: _Entry, subject: dict[str, str] | None, sealed: bytes) -> dict[str, Any] | None:
+        opener = self.opener()
+        if not opener.opens("content"):
             return None
-        return opened["structure"], opened.get("content")
+        private: X25519PrivateKey | None = None
+        if subject is not None:
+            private = self._subjects(opener.keyring).private(subject["tag"], subject["key"], entry.epoch, opener)
+            if private is None:
+                return _FORGOTTEN
+        return json.loads(opener.open("content", entry.epoch, sealed, entry.head, private))
+
+    # -- forgetting --------------------------------------------------------------------------------
+
+    def spans_of(self, person: str) -> list[tuple[str, str]]:
+        """Return (trace, span) of what is stored of a person, whose content can still be opened or was forgotten.
+
+        Args:
+            person: as `subject()` was told.
+
+        Raises:
+            KeyAccessError: this account has no key of a reader.
+        """
+        tags = self._tags(person)
+        return [
+            (entry.trace, entry.span)
+            for entry in self._scan()
+            if entry.kind == "span"
+            and (parts := self._parts(entry)) is not None
+            and parts[0].get("subject", {}).get("tag") in tags
+        ]
+
+    def forget(self, person: str) -> bool:
+        """Destroy a person's keys: the content that was sealed to them is never opened again.
+
+        Args:
+            person: as `subject()` was told.
+
+        Returns:
+            Whether there were keys.
+
+        Raises:
+            HeteroError: they cannot be destroyed.
+        """
+        keyring = self.keyring()
+        tags = [tag for tag in self._tags(person) if keyring and self._subjects(keyring).known(tag)]
+        try:
+            for tag in tags:
+                assert keyring is not None
+                self._subjects(keyring).destroy(tag)
+        except OSError as error:
+            raise HeteroError(
+                f"The keys of this person in {self.folder} cannot be destroyed ({error.strerror})."
+            ) from error
+        return bool(tags)
+
+    def _tags(self, person: str) -> list[str]:
+        """The tags of a person, stored as a pseudonym or as it is."""
+        if self.keyring() is None:
+            return []
+        secret = self.surrogate_key()
+        return [tag_of(secret, name) for name in (person, Surrogates(secret).of("", PSEUDONYM, person))]
+
+    def _subjects(self, keyring: Keyring) -> Subjects:
+        self._subjects_kept = self._subjects_kept or Subjects(self.folder / "subjects", keyring.vault)
+        return self._subjects_kept
 
 
 def _entry(path: Path, offset: int, length: int, beginning: bytes) -> _Entry:
@@ -329,6 +468,8 @@ def _joined(entry: _Entry, structure: dict[str, Any], content: dict[str, Any] | 
     record["attributes"] = {**structure["attributes"], **(content or nothing)["attributes"]}
     if content is None:
         record["withheld"] = True
+    if content is _FORGOTTEN:
+        record["forgotten"] = True
     return cast(SpanRecord, record)
 
 

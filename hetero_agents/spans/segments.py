@@ -7,11 +7,13 @@ goes on at the next whole one, so damage anywhere costs the records that it touc
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import struct
 import time
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +28,22 @@ BEGINNING: Final = 4096
 FULL: Final = 64 * 2**20
 """Bytes from which a writer begins another file."""
 
+DAY: Final = 86_400.0
+"""Seconds after which a writer begins another file, where files are kept for days."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How long records are kept. A file goes as a whole, when its last record is too old; the oldest files first."""
+
+    days: float | None = None
+    megabytes: float | None = None
+
+    @property
+    def file_bytes(self) -> float:
+        """Bytes from which a writer begins another file: eight of them make what is kept, so that little goes at a time."""
+        return FULL if self.megabytes is None else min(FULL, self.megabytes * 1e6 / 8)
+
 
 class SegmentWriter:
     """Appends to a file of its own, which it locks, so that readers can tell a live writer's tail from a torn one."""
@@ -36,6 +54,12 @@ class SegmentWriter:
         self._file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         self.size = 0
+        self._began = time.monotonic()
+
+    def is_full(self, keep: Keep) -> bool:
+        """Whether another file is to be begun."""
+        too_long = keep.days is not None and time.monotonic() - self._began > min(DAY, keep.days * DAY / 8)
+        return self.size > 0 and (self.size > keep.file_bytes or too_long)
 
     def append(self, bodies: Sequence[bytes]) -> None:
         """Write records; they are on the disk when this returns.
@@ -104,6 +128,33 @@ class Segment:
     def torn(self) -> bool:
         """Whether the file ends in half a record that no writer will complete."""
         return self._torn and not _locked(self.path)
+
+
+def remove_old(folder: Path, keep: Keep) -> int:
+    """Remove files whose time is over, and the oldest while there is too much; return how many.
+
+    Files that a process writes to stay.
+    """
+    if keep.days is None and keep.megabytes is None:
+        return 0
+    found: list[tuple[float, int, Path]] = []
+    for path in folder.glob(f"*{SUFFIX}"):
+        try:
+            about = path.stat()
+            if not _locked(path):
+                found.append((about.st_mtime, about.st_size, path))
+        except FileNotFoundError:
+            continue
+    oldest = time.time() - keep.days * DAY if keep.days is not None else 0.0
+    total, most = sum(size for _, size, _ in found), keep.megabytes * 1e6 if keep.megabytes is not None else math.inf
+    removed = 0
+    for written, size, path in sorted(found):
+        if written >= oldest and total <= most:
+            break
+        path.unlink(missing_ok=True)
+        total -= size
+        removed += 1
+    return removed
 
 
 def _whole(data: bytes, place: int) -> int | None:

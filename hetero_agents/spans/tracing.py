@@ -15,12 +15,14 @@ from contextvars import ContextVar
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Tracer
 from pydantic_ai.models.instrumented import InstrumentationSettings
 
+from ..errors import HeteroError
 from .names import Names
+from .queue import SpanQueue
 from .record import SpanRecord, readable_of, record_of, without_content
 from .vault import Vault
 
@@ -40,19 +42,32 @@ _UNLIMITED = SpanLimits(
 subject_now: ContextVar[str | None] = ContextVar("hetero_subject", default=None)
 """Whose data is worked on, as `subject()` says."""
 
+_FOR_EVER = 10**9
+"""Milliseconds; whoever waits keeps the time."""
+
 _log = logging.getLogger("hetero_agents")
 
 
 class Tracing:
     """The provider, its instrumentation settings for pydantic-ai, and their end."""
 
-    def __init__(self, vault: Vault, *, redact: Redact | None = None, otlp_content: bool = False) -> None:
+    def __init__(
+        self,
+        vault: Vault,
+        *,
+        redact: Redact | None = None,
+        otlp_content: bool = False,
+        queue: int = 8192,
+        block: bool = False,
+    ) -> None:
         """Start the exporters' threads.
 
         Args:
             vault: where spans are stored.
             redact: what each span passes before it is stored or sent anywhere.
             otlp_content: send content over OTLP too, as it is stored; else structure alone.
+            queue: finished spans that wait in memory at most.
+            block: let a thread that ends a span wait for room; else the span is dropped and counted.
         """
         self.provider = TracerProvider(
             sampler=ALWAYS_ON,
@@ -63,12 +78,14 @@ class Tracing:
         if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-            self._otlp = _batch(OTLPSpanExporter())
-        self._vault, self._redact = vault, redact
-        self._exporter = _VaultExporter(vault, redact, self._otlp, otlp_content)
-        self._lost = 0
+            self._otlp = BatchSpanProcessor(
+                OTLPSpanExporter(), max_queue_size=queue, max_export_batch_size=min(queue, 512)
+            )
+        self._vault, self._redact, self._otlp_content = vault, redact, otlp_content
+        self._queue = SpanQueue(self._export, size=queue, block=block)
+        self._unstored = self._lost = 0
         self.provider.add_span_processor(_SaysSubject())
-        self.provider.add_span_processor(_batch(self._exporter))
+        self.provider.add_span_processor(self._queue)
         self.tracer: Tracer = self.provider.get_tracer("hetero_agents")
         self.settings = InstrumentationSettings(
             tracer_provider=self.provider,
@@ -97,8 +114,13 @@ class Tracing:
         flushing = threading.Thread(target=self._flush, daemon=True)
         flushing.start()
         flushing.join(timeout)
-        lost, self._lost = self._exporter.dropped - self._lost, self._exporter.dropped
+        lost, self._lost = self.lost - self._lost, self.lost
         return not flushing.is_alive() and not lost
+
+    @property
+    def lost(self) -> int:
+        """Spans that were dropped or could not be stored so far."""
+        return self._queue.dropped + self._unstored
 
     def close(self) -> None:
         """Flush and stop the exporters' threads."""
@@ -108,36 +130,12 @@ class Tracing:
             self._otlp.shutdown()
 
     def _flush(self) -> None:
-        self.provider.force_flush()
+        self._queue.force_flush(_FOR_EVER)
         if self._otlp:
             self._otlp.force_flush()
 
-
-def _batch(exporter: SpanExporter) -> BatchSpanProcessor:
-    return BatchSpanProcessor(exporter, max_queue_size=65_536, schedule_delay_millis=500, max_export_batch_size=512)
-
-
-class _SaysSubject(SpanProcessor):
-    """Writes on every span whose data it holds, so that all spans of a run are redacted alike, whichever ends first."""
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        if (person := subject_now.get()) is not None:
-            span.set_attribute(Names.SUBJECT, person)
-
-
-class _VaultExporter(SpanExporter):
-    """Redacts, stores, and hands on to OTLP what was stored: nothing reaches either but through here."""
-
-    def __init__(
-        self, vault: Vault, redact: Redact | None, otlp: BatchSpanProcessor | None, otlp_content: bool
-    ) -> None:
-        self._vault = vault
-        self._redact = redact
-        self._otlp = otlp
-        self._otlp_content = otlp_content
-        self.dropped = 0
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+    def _export(self, spans: Sequence[ReadableSpan]) -> None:
+        """Redact, store, and hand on to OTLP what was stored: nothing reaches either but through here."""
         try:
             records: Sequence[SpanRecord] = [record_of(span) for span in spans]
             if self._redact is not None:
@@ -148,7 +146,17 @@ class _VaultExporter(SpanExporter):
             self._vault.write(records)
         except Exception as error:
             # A full disk or a broken redactor must not hurt the agent, and must not be silent either.
-            self.dropped += len(spans)
-            _log.warning("%d spans could not be stored and are lost (%d so far): %s", len(spans), self.dropped, error)
-            return SpanExportResult.FAILURE
-        return SpanExportResult.SUCCESS
+            self._unstored += len(spans)
+            # What other errors say may hold what was read.
+            reason = str(error) if isinstance(error, HeteroError | OSError) else type(error).__name__
+            _log.warning(
+                "%d spans could not be stored and are lost (%d so far): %s", len(spans), self._unstored, reason
+            )
+
+
+class _SaysSubject(SpanProcessor):
+    """Writes on every span whose data it holds, so that all spans of a run are redacted alike, whichever ends first."""
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        if (person := subject_now.get()) is not None:
+            span.set_attribute(Names.SUBJECT, person)

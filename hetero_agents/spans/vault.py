@@ -22,6 +22,8 @@ class Feedback:
     has_answer: bool
     time: int
     """Nanoseconds since the epoch."""
+    person: str | None = None
+    """Whose data the answer is, as the run's spans say it."""
 
 
 class Vault(Protocol):

@@ -1,0 +1,103 @@
+"""Forgetting a person: the keys of what was logged, the data sets made from it, and the specialists trained on those."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ..bindings import SpecialistId, Workspace
+from ..bindings.lock import write_atomically
+from ..spans import SealedVault
+from .curate import Dataset
+
+MARK = "forgotten.json"
+"""Stands in the folder of a data set that is not to be used any more, in the place of all that it held."""
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What there is of a person.
+
+    Attributes:
+        spans: (trace, span) of what was logged.
+        datasets: folders of data sets that hold examples made from them.
+        specialists: what was trained on these data sets.
+        untold: specialists whose data set is not here, so that nobody can say whether the person is in it.
+    """
+
+    spans: list[tuple[str, str]]
+    datasets: list[Path]
+    specialists: list[SpecialistId]
+    untold: list[SpecialistId]
+
+
+def traces_of(workspace: Workspace, vault: SealedVault, person: str) -> Traces:
+    """Return what there is of a person in a workspace.
+
+    Args:
+        workspace: where data sets and specialists are.
+        vault: where spans are.
+        person: as `subject()` was told.
+
+    Raises:
+        KeyAccessError: this account has no key of a reader.
+    """
+    spans = vault.spans_of(person)
+    mine = set(spans)
+    touched, hashes, known = list[Path](), set[str](), set[str]()
+    for path in sorted((workspace.state_dir / "distill").glob("*/*/dataset.json")):
+        dataset = Dataset.from_json(path.read_text("utf-8"))
+        known.add(dataset.sha256)
+        if any((example.trace_id, example.span_id) in mine for part in dataset.parts.values() for example in part):
+            touched.append(path.parent)
+            hashes.add(dataset.sha256)
+    for path in (workspace.state_dir / "distill").glob(f"*/*/{MARK}"):
+        known.add(json.loads(path.read_text("utf-8"))["dataset_sha256"])
+    live = {name: entry for name, entry in workspace.lock.specialists.items() if entry.withdrawn is None}
+    return Traces(
+        spans,
+        touched,
+        [name for name, entry in live.items() if entry.dataset_sha256 in hashes],
+        [name for name, entry in live.items() if entry.dataset_sha256 not in known],
+    )
+
+
+def forget(
+    workspace: Workspace, vault: SealedVault, person: str, found: Traces, *, keep: Collection[SpecialistId] = ()
+) -> list[SpecialistId]:
+    """Forget a person, the keys last: whatever ends it before, it can be done again.
+
+    Args:
+        workspace: where data sets and specialists are.
+        vault: where spans are.
+        person: as `subject()` was told.
+        found: what `traces_of` gave.
+        keep: specialists that stay in use although they were trained on the person's data.
+
+    Returns:
+        The specialists that were active and are not any more.
+
+    Raises:
+        HeteroError: the keys cannot be destroyed.
+    """
+    today = datetime.now(UTC).date().isoformat()
+    withdrawn = [name for name in found.specialists if name not in keep]
+    demoted = (
+        workspace.withdraw(withdrawn, f"it was trained on data that was forgotten on {today}") if withdrawn else []
+    )
+    for folder in found.datasets:
+        data = folder / "dataset.json"
+        mark = {"dataset_sha256": Dataset.from_json(data.read_text("utf-8")).sha256, "forgotten": today}
+        write_atomically(folder / MARK, json.dumps(mark).encode())
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in (MARK, data.name):
+                path.unlink()
+        data.unlink()  # last: by it an interrupted forgetting is found again
+    vault.forget(person)
+    return demoted

@@ -1,0 +1,117 @@
+"""Between the agent's threads and the vault: finished spans wait here, at most so many, and one thread stores them.
+
+OpenTelemetry's own `BatchSpanProcessor` cannot wait for room, and what it drops is not counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+
+BATCH: Final = 512
+"""Spans that are stored together at most."""
+
+LINGER_SECONDS: Final = 0.2
+"""Time for which a span waits for others to be stored with."""
+
+SAID_SECONDS: Final = 5.0
+"""Time between two remarks on dropped spans."""
+
+_log = logging.getLogger("hetero_agents")
+
+
+class SpanQueue(SpanProcessor):
+    """Hands finished spans on in batches; the thread that ends a span only puts it here.
+
+    Attributes:
+        dropped: spans for which there was no room, so far.
+    """
+
+    def __init__(self, store: Callable[[Sequence[ReadableSpan]], None], *, size: int, block: bool) -> None:
+        """Start the thread.
+
+        Args:
+            store: takes a batch, on the queue's own thread; raises nothing.
+            size: spans that wait at most.
+            block: let a thread that ends a span wait for room; else the span is dropped and counted.
+        """
+        self._store, self._size, self._block = store, size, block
+        self.dropped = 0
+        self._begin()
+        itself = weakref.ref(self)
+
+        def begin_again() -> None:
+            if (queue := itself()) is not None:
+                queue._begin()
+
+        os.register_at_fork(after_in_child=begin_again)  # what waited is the parent's to store
+
+    def _begin(self) -> None:
+        self._waiting = deque[ReadableSpan]()
+        self._state = threading.Condition()
+        self._storing = self._hurry = self._closed = False
+        self._said = 0.0
+        self._thread = threading.Thread(target=self._work, name="hetero spans", daemon=True)
+        self._thread.start()
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Take a span."""
+        with self._state:
+            while len(self._waiting) >= self._size:
+                if not self._block or self._closed:
+                    return self._drop()
+                self._state.wait()
+            self._waiting.append(span)
+            if len(self._waiting) in (1, BATCH):
+                self._state.notify_all()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Wait until all spans that ended before are stored; False if that takes longer."""
+        with self._state:
+            self._hurry = True
+            self._state.notify_all()
+            return self._state.wait_for(lambda: not self._waiting and not self._storing, timeout_millis / 1000)
+
+    def shutdown(self) -> None:
+        """Store what waits, and end the thread."""
+        with self._state:
+            self._closed = True
+            self._state.notify_all()
+        self._thread.join()
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        if time.monotonic() - self._said > SAID_SECONDS:
+            self._said = time.monotonic()
+            _log.warning(
+                "%d spans were dropped so far: %d wait to be stored already; [vault] in hetero.toml has queue and when_full.",
+                self.dropped,
+                self._size,
+            )
+
+    def _work(self) -> None:
+        while (batch := self._next()) is not None:
+            self._store(batch)
+            with self._state:
+                self._storing = False
+                self._state.notify_all()
+
+    def _next(self) -> list[ReadableSpan] | None:
+        """Wait for a batch; None when it is over."""
+        with self._state:
+            self._state.wait_for(lambda: self._waiting or self._closed)
+            self._state.wait_for(lambda: len(self._waiting) >= BATCH or self._hurry or self._closed, LINGER_SECONDS)
+            if not self._waiting:
+                return None
+            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+            self._storing, self._hurry = True, self._hurry and bool(self._waiting)
+            self._state.notify_all()
+            return batch
