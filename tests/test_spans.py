@@ -2,6 +2,9 @@
 
 import asyncio
 import logging
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -360,3 +363,34 @@ def test_spans_that_wait_are_stored_once_when_a_process_forks(tmp_path: Path) ->
     assert sorted(span["name"] for span in app.vault.read()) == ["child", "child", "span 0", "span 1", "span 2"]
     INHERITED.clear()
     app.close()
+
+
+PROGRAM = """
+import asyncio, sys
+from hetero_agents import code_agent, registry
+
+@code_agent
+async def work(number: int) -> int:
+    return number
+
+async def main():
+    for number in range(3):
+        await work(number)
+    print("done", flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def test_a_program_that_is_told_to_end_stores_its_spans(tmp_path: Path) -> None:
+    write_workspace(tmp_path)
+    (tmp_path / "work.py").write_text(PROGRAM)
+    running = subprocess.Popen(
+        [sys.executable, "work.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert running.stdout and running.stdout.readline() == b"done\n"
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=30)
+    assert running.returncode == 128 + signal.SIGTERM
+    assert len(SealedVault(tmp_path / ".hetero" / "vault").traces(9)) == 3

@@ -6,6 +6,9 @@ import atexit
 import contextlib
 import logging
 import secrets
+import signal
+import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +39,15 @@ class App:
     def open(cls, start: Path | None = None) -> App:
         """Open the workspace of the nearest `hetero.toml`, upwards from a folder (the working directory).
 
+        Where nobody handles SIGTERM it ends the process as `sys.exit` does, so that spans are flushed.
+
         Raises:
             ConfigError: there is none, or it is broken.
         """
-        return cls.of(Workspace.find(start))
+        app = cls.of(Workspace.find(start))
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _terminate)
+        return app
 
     @classmethod
     def of(cls, workspace: Workspace, vault: Vault | None = None) -> App:
@@ -101,6 +109,10 @@ class App:
         self.vault.close()
         self.engines.close()
         self.state.close()
+
+
+def _terminate(number: int, frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _redact(config: Config, vault: Vault) -> Redact | None:
