@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -36,12 +36,12 @@ class MemoryVault(Vault):
         """Keep spans."""
         self.spans += records
 
-    def read(self, *, slot: str | None = None, trace: str | None = None) -> Iterator[SpanRecord]:
+    def read(self, *, slot: str | None = None, traces: Collection[str] | None = None) -> Iterator[SpanRecord]:
         """Give spans, trace by trace."""
         ordered = sorted(self.spans, key=lambda span: (span["trace_id"], span["start"]))
         for trace_id, spans in groupby(ordered, key=lambda span: span["trace_id"]):
             run = list(spans)
-            if trace in (None, trace_id) and (
+            if (traces is None or trace_id in traces) and (
                 slot is None or any(s["attributes"].get(Names.SLOT) == slot for s in run)
             ):
                 yield from run
@@ -57,9 +57,9 @@ class MemoryVault(Vault):
         """Keep feedback."""
         self.said.append(feedback)
 
-    def feedback(self, trace: str | None = None) -> list[Feedback]:
-        """Return all feedback, or that on one trace."""
-        return [said for said in self.said if trace in (None, said.trace_id)]
+    def feedback(self, traces: Collection[str] | None = None) -> list[Feedback]:
+        """Return all feedback, or that on some traces."""
+        return [said for said in self.said if traces is None or said.trace_id in traces]
 
     def close(self) -> None:
         """Do nothing."""

@@ -90,9 +90,9 @@ def test_what_comes_after_is_sealed_to_a_new_key(vault: SealedVault) -> None:
 def test_feedback_of_a_forgotten_person_has_no_answer_any_more(vault: SealedVault) -> None:
     vault.say(Feedback("a", "a01", None, "her answer", True, time.time_ns(), "ann"))
     vault.say(Feedback("a", None, 0.0, None, False, time.time_ns(), "ann"))
-    assert [said.answer for said in vault.feedback("a")] == ["her answer", None]
+    assert [said.answer for said in vault.feedback(["a"])] == ["her answer", None]
     vault.forget("ann")
-    assert [(said.answer, said.has_answer, said.score) for said in again(vault).feedback("a")] == [
+    assert [(said.answer, said.has_answer, said.score) for said in again(vault).feedback(["a"])] == [
         (None, False, None),
         (None, False, 0.0),
     ]
@@ -135,7 +135,7 @@ def test_a_removed_reader_opens_nothing_new_of_a_known_person(vault: SealedVault
     seen: dict[str, str | None] = {}
     for trace in ("a", "d"):
         try:
-            seen |= {span["span_id"]: span["attributes"].get(Names.INPUT) for span in eve.read(trace=trace)}
+            seen |= {span["span_id"]: span["attributes"].get(Names.INPUT) for span in eve.read(traces=[trace])}
         except (IndexError, KeyError):  # an epoch that her keyring does not have
             continue
     assert seen == {"a01": '{"text": "I am ann"}'}

@@ -319,5 +319,5 @@ def test_killed_writers_lose_nothing_that_they_said_was_written(vault: SealedVau
             with writer:  # waits, and closes the pipe
                 said[name] = max([said[name], *(int(line) for line in writer.stdout if line.endswith("\n"))])
         for name, last in said.items():
-            starts = [s["start"] for s in again(vault).read(trace=name)]
+            starts = [s["start"] for s in again(vault).read(traces=[name])]
             assert starts[:last] == list(range(1, last + 1))

@@ -168,7 +168,7 @@ def test_an_unknown_state_is_a_miss_and_its_run_failed(app: App) -> None:
     with pytest.raises(ReplayMissError, match="has no answer for this state, so the workflow counts as failed"):
         asyncio.run(run())
     app.tracing.flush()
-    [trace] = read_traces(app.vault, trace=app.vault.traces(1)[0])
+    [trace] = read_traces(app.vault, traces=app.vault.traces(1))
     assert trace.outcome == "failed"
 
 

@@ -67,7 +67,7 @@ def test_the_runs_that_called_a_slot_are_read_whole(vault: Vault) -> None:
 
 def test_one_run_is_read_alone(vault: Vault) -> None:
     vault.write([span("a", 1), span("b", 2)])
-    assert [s["span_id"] for s in vault.read(trace="b")] == ["b02"]
+    assert [s["span_id"] for s in vault.read(traces=["b"])] == ["b02"]
 
 
 def test_the_latest_runs_come_first_by_when_they_began(vault: Vault) -> None:

@@ -7,17 +7,19 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from pydantic import ValidationError
 from rich.table import Table
 
-from ..errors import UserError
+from ..bindings.lock import write_atomically
+from ..errors import IntegrityError, UserError
 from ..slots import App
-from ..spans import SealedVault
-from ..spans.keys import OPENS, Keyring, Reader, Role, key_file, public_text, write_key
+from ..spans import SealedVault, audit
+from ..spans.keys import OPENS, KeyInMemory, Keyring, Reader, Role, key_file, public_text, write_key
 from ..spans.sealed import FIRST_READER
 from . import common
 from .common import Json
@@ -45,7 +47,10 @@ def init(
 def add(
     name: Annotated[str, typer.Argument(help="The new reader's name.")],
     role: Annotated[
-        str, typer.Option(help=f"{' or '.join(OPENS)}: an operator sees structure, a curator content too.")
+        str,
+        typer.Option(
+            help=f"{', '.join(OPENS)}: an operator sees structure, a curator content too, an auditor neither."
+        ),
     ],
     public: Annotated[
         Path | None, typer.Option(help="The reader's X25519 public key in PEM; without it a pair is made here.")
@@ -58,9 +63,9 @@ def add(
 ) -> None:
     """Let somebody open what is there and what comes. Needs a curator's key; no span is written again."""
     vault, keyring = _keyring()
-    if role not in OPENS:
-        raise UserError(f"There is no role {role!r}; the roles are {' and '.join(OPENS)}.")
-    kind: Role = "curator" if role == "curator" else "operator"
+    roles: dict[str, Role] = {kind: kind for kind in OPENS}
+    if (kind := roles.get(role)) is None:
+        raise UserError(f"There is no role {role!r}; the roles are {', '.join(OPENS)}.")
     private = X25519PrivateKey.generate() if public is None else None
     key = private.public_key() if private else _read_public(public or Path())
     until = expires.replace(tzinfo=UTC) if expires else None
@@ -68,6 +73,7 @@ def add(
     keyring.with_reader(name, reader, vault.opener())  # refused before a key is written
     if private:
         write_key(place, private, _new_passphrase() if passphrase else None)
+    vault.record("add a reader", reader=name, role=kind)
     vault.change_keyring(lambda keyring: keyring.with_reader(name, reader, vault.opener()))
     made = f" The private key is {place}: hand it over and delete it here." if private else ""
     _say(
@@ -82,6 +88,8 @@ def remove(name: Annotated[str, typer.Argument(help="The reader.")], as_json: Js
     """Shut a reader out of what comes; what was written before stays open to who kept the key and a copy."""
     _change(
         lambda keyring: keyring.without_reader(name),
+        "remove a reader",
+        {"reader": name},
         as_json,
         f"{name} opens nothing that is written from now on; what was written before stays open to a kept copy of that key.",
     )
@@ -90,17 +98,18 @@ def remove(name: Annotated[str, typer.Argument(help="The reader.")], as_json: Js
 @keys.command()
 def rotate(as_json: Json = False) -> None:
     """Begin a new epoch: what comes is sealed to new keys, for the same readers but those who have expired."""
-    _change(Keyring.with_epoch, as_json, "What is written from now on is sealed to new keys.")
+    _change(Keyring.with_epoch, "begin an epoch", {}, as_json, "What is written from now on is sealed to new keys.")
 
 
 @keys.command("list")
 def list_readers(as_json: Json = False) -> None:
     """Show the readers, their roles and whose key is here."""
     vault, keyring = _keyring()
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "reader": name,
             "role": reader.role,
+            "opens": OPENS[reader.role],
             "expires": reader.expires.date().isoformat() if reader.expires else None,
             "key_here": key_file(keyring.vault, name).exists(),
         }
@@ -113,18 +122,96 @@ def list_readers(as_json: Json = False) -> None:
         "reader", "opens", "expires", "key here", title=f"{vault.folder}, epoch {keyring.epoch}", title_justify="left"
     )
     for row in rows:
-        opens = ", ".join(OPENS["curator" if row["role"] == "curator" else "operator"])
         table.add_row(
             str(row["reader"]),
-            f"{opens} ({row['role']})",
+            f"{', '.join(row['opens']) or 'nothing'} ({row['role']})",
             str(row["expires"] or "never"),
             "yes" if row["key_here"] else "no",
         )
     common.out.print(table)
 
 
-def _change(change: Callable[[Keyring], Keyring], as_json: bool, sentence: str) -> None:
-    vault, _ = _keyring()
+@keys.command("audit")
+def show_audit(
+    limit: Annotated[int, typer.Option("-n", min=1, help="How many lines, newest last.")] = 20,
+    sign: Annotated[
+        Path | None, typer.Option(help="Write the signed head of the record to this file; keep it elsewhere.")
+    ] = None,
+    check: Annotated[Path | None, typer.Option(help="Say whether the record still holds a head signed before.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show who opened what and when, and whether the record is whole."""
+    vault, keyring = _keyring()
+    record = audit.read(vault.folder)
+    if sign is not None:
+        _refuse_broken(record)
+        head = audit.head_of(record, keyring.vault, vault.opener().name).signed(_own_key(vault))
+        write_atomically(sign, (head.model_dump_json(indent=1) + "\n").encode())
+    if check is not None:
+        _check_head(vault, keyring, record, check)
+    if as_json:
+        common.print_json(
+            {
+                "lines": len(record.hashes),
+                "broken": record.broken,
+                "entries": [entry.model_dump() for entry in record.entries[-limit:]],
+            }
+        )
+    else:
+        table = Table("n", "when", "who", "did", "about")
+        for entry in record.entries[-limit:]:
+            who = f"{entry.reader} ({entry.role})" if entry.reader else f"account {entry.uid}"
+            about = ", ".join(f"{key} {_short(value)}" for key, value in entry.about.items())
+            table.add_row(str(entry.n), entry.time[:19].replace("T", " "), who, entry.did, about)
+        common.out.print(table)
+        if sign is not None:
+            common.out.print(f"The head of {len(record.hashes)} lines is signed in {sign}: keep it elsewhere.")
+        elif check is not None:
+            common.out.print("The record holds that head, so nothing before it was cut or written anew.")
+    _refuse_broken(record)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        items = [str(item)[:12] for item in cast("list[Any]", value)]
+        return " ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+    return str(value)
+
+
+def _refuse_broken(record: audit.Record) -> None:
+    if record.broken:
+        raise IntegrityError(f"The record of openings is broken: {'; '.join(record.broken[:5])}.")
+
+
+def _check_head(vault: SealedVault, keyring: Keyring, record: audit.Record, path: Path) -> None:
+    try:
+        head = audit.Head.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UserError(f"{path} is no signed head; `hetero keys audit --sign FILE` writes one.") from error
+    if head.vault != keyring.vault:
+        raise IntegrityError(f"{path} is of another vault, or this vault's keyring was replaced.")
+    if head.reader != vault.opener().name:
+        raise UserError(f"{path} was signed by {head.reader!r}; it is checked with that reader's key.")
+    head.check(_own_key(vault))
+    if not audit.holds(record, head):
+        raise IntegrityError(
+            f"The record of openings does not hold line {head.n} as it was signed on {head.time}: it was cut or written anew."
+        )
+
+
+def _own_key(vault: SealedVault) -> X25519PrivateKey:
+    secret = vault.opener().secret
+    if not isinstance(secret, KeyInMemory):
+        raise UserError("Signing needs a reader's key in a file or in HETERO_KEY; a key service signs nothing here.")
+    return secret.key
+
+
+def _change(
+    change: Callable[[Keyring], Keyring], did: str, about: dict[str, Any], as_json: bool, sentence: str
+) -> None:
+    vault, keyring = _keyring()
+    change(keyring)  # refused before it is recorded
+    vault.record(did, **about)
     changed = vault.change_keyring(change)
     _say(as_json, {"epoch": changed.epoch, "readers": list(changed.readers)}, sentence)
 

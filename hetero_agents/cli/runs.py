@@ -237,7 +237,9 @@ def traces(
 
 def _latest(app: App, limit: int) -> list[Trace]:
     """The latest runs, newest first."""
-    return [found for trace_id in app.vault.traces(limit) for found in read_traces(app.vault, trace=trace_id)]
+    ids = app.vault.traces(limit)
+    found = {trace.trace_id: trace for trace in read_traces(app.vault, traces=ids)}
+    return [found[trace_id] for trace_id in ids if trace_id in found]
 
 
 def _row(trace: Trace) -> dict[str, Any]:
@@ -262,7 +264,7 @@ def _trace(app: App, beginning: str) -> Trace:
         raise UserError(f"{beginning!r} is the beginning of {len(ids)} traces; give more of it.")
     if not ids:
         raise UnknownNameError("trace", beginning, (), hint="`hetero traces` lists them")
-    return next(read_traces(app.vault, trace=ids[0]))
+    return next(read_traces(app.vault, traces=ids))
 
 
 def _tree(trace: Trace, span: SpanRecord) -> Tree:

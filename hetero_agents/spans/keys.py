@@ -36,10 +36,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..errors import HeteroError, KeyAccessError, UnknownNameError, UserError
 
 Compartment = Literal["structure", "content"]
-Role = Literal["operator", "curator"]
+Role = Literal["operator", "curator", "auditor"]
 
-OPENS: Final[dict[Role, tuple[Compartment, ...]]] = {"operator": ("structure",), "curator": ("structure", "content")}
-"""Which compartments a role opens: operators see structure, curators content too."""
+OPENS: Final[dict[Role, tuple[Compartment, ...]]] = {
+    "operator": ("structure",),
+    "curator": ("structure", "content"),
+    "auditor": (),
+}
+"""Which compartments a role opens: operators see structure, curators content too, auditors the record of openings alone."""
 
 SUITE: Final = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 

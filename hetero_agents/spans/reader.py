@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
@@ -79,12 +79,12 @@ class SlotCall:
     start: int
 
 
-def read_traces(vault: Vault, *, slot: str | None = None, trace: str | None = None) -> Iterator[Trace]:
-    """Give whole traces: all, those that called a slot, or one."""
+def read_traces(vault: Vault, *, slot: str | None = None, traces: Collection[str] | None = None) -> Iterator[Trace]:
+    """Give whole traces: all, those that called a slot, or some."""
     said: dict[str, list[Feedback]] = {}
-    for feedback in vault.feedback(trace):
+    for feedback in vault.feedback(traces):
         said.setdefault(feedback.trace_id, []).append(feedback)
-    for trace_id, spans in groupby(vault.read(slot=slot, trace=trace), key=lambda span: span["trace_id"]):
+    for trace_id, spans in groupby(vault.read(slot=slot, traces=traces), key=lambda span: span["trace_id"]):
         yield Trace(trace_id, list(spans), said.get(trace_id, []))
 
 

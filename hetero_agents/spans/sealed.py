@@ -13,7 +13,7 @@ import os
 import secrets
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ..bindings.lock import exclusive, write_atomically
 from ..errors import HeteroError, UserError
+from . import audit
 from .keys import (
     Ask,
     BatchKey,
@@ -43,6 +44,9 @@ from .vault import Feedback
 
 FIRST_READER: Final = "owner"
 """The curator whose keys the first write makes where there are none."""
+
+MOST_RUNS: Final = 100
+"""Runs that a line of the record of openings names at most."""
 
 _FORGOTTEN: Final[dict[str, Any]] = {}
 """In the place of content that nobody can open any more."""
@@ -263,19 +267,21 @@ class SealedVault:
 
     # -- reading -----------------------------------------------------------------------------------
 
-    def read(self, *, slot: str | None = None, trace: str | None = None) -> Iterator[SpanRecord]:
+    def read(self, *, slot: str | None = None, traces: Collection[str] | None = None) -> Iterator[SpanRecord]:
         """Give spans trace by trace, each in the order of their start: what this account's reader may see of them.
 
         Raises:
             KeyAccessError: this account has no key of a reader.
+            HeteroError: the record of openings cannot be written.
         """
         entries = [entry for entry in self._scan() if entry.kind == "span"]
-        if trace is not None:
-            entries = [entry for entry in entries if entry.trace == trace]
-        elif slot is not None:
-            traces = {entry.trace for entry in entries if entry.slot == slot}
+        if traces is not None:
             entries = [entry for entry in entries if entry.trace in traces]
+        elif slot is not None:
+            called = {entry.trace for entry in entries if entry.slot == slot}
+            entries = [entry for entry in entries if entry.trace in called]
         latest = {(entry.trace, entry.span): entry for entry in entries}
+        self._note("read", latest, slot=slot, runs=traces)
         for entry in sorted(latest.values(), key=lambda entry: (entry.trace, entry.start)):
             if (parts := self._open(entry)) is not None:
                 yield _joined(entry, *parts)
@@ -288,11 +294,13 @@ class SealedVault:
                 began[entry.trace] = min(entry.start, began.get(entry.trace, entry.start))
         return sorted(began, key=lambda trace: -began[trace])[:limit]
 
-    def feedback(self, trace: str | None = None) -> list[Feedback]:
-        """Return all feedback, or that on one trace, oldest first; without its answers for who may not see content."""
+    def feedback(self, traces: Collection[str] | None = None) -> list[Feedback]:
+        """Return all feedback, or that on some traces, oldest first; without its answers for who may not see content."""
+        entries = [e for e in self._scan() if e.kind == "feedback" and (traces is None or e.trace in traces)]
+        self._note("read feedback", entries, runs=traces)
         found: list[Feedback] = []
-        for entry in self._scan():
-            if entry.kind == "feedback" and trace in (None, entry.trace) and (parts := self._open(entry)) is not None:
+        for entry in entries:
+            if (parts := self._open(entry)) is not None:
                 structure, content = parts
                 answer = structure["has_answer"] and bool(content)
                 found.append(
@@ -376,6 +384,33 @@ class SealedVault:
                 return _FORGOTTEN
         return json.loads(opener.open("content", entry.epoch, sealed, entry.head, private))
 
+    def record(self, did: str, **about: Any) -> None:
+        """Add a line to the record of openings, of what is going to be done with this vault by whoever this account is.
+
+        Raises:
+            HeteroError: it cannot be written.
+        """
+        keyring = self.keyring()
+        try:
+            opener = self._opener or (find_opener(keyring) if keyring else None)
+        except HeteroError:  # what needs no key is done without one, and without a passphrase
+            opener = None
+        reader, role = (opener.name, opener.role) if opener else (None, None)
+        audit.note(self.folder, did, reader=reader, role=role, about=about)
+
+    def _note(
+        self, did: str, entries: Collection[Any], *, slot: str | None = None, runs: Collection[str] | None = None
+    ) -> None:
+        """Record an opening before it takes place, where there is anything to open."""
+        if entries:
+            opens = [part for part in ("structure", "content") if self.opener().opens(part)]
+            about: dict[str, Any] = {"opens": opens, "records": len(entries)}
+            if slot is not None:
+                about["slot"] = slot
+            if runs is not None:
+                about["runs"] = sorted(runs)[:MOST_RUNS]
+            self.record(did, **about)
+
     # -- forgetting --------------------------------------------------------------------------------
 
     def spans_of(self, person: str) -> list[tuple[str, str]]:
@@ -388,12 +423,12 @@ class SealedVault:
             KeyAccessError: this account has no key of a reader.
         """
         tags = self._tags(person)
+        entries = [entry for entry in self._scan() if entry.kind == "span"]
+        self._note("look for a person", entries)
         return [
             (entry.trace, entry.span)
-            for entry in self._scan()
-            if entry.kind == "span"
-            and (parts := self._parts(entry)) is not None
-            and parts[0].get("subject", {}).get("tag") in tags
+            for entry in entries
+            if (parts := self._parts(entry)) is not None and parts[0].get("subject", {}).get("tag") in tags
         ]
 
     def forget(self, person: str) -> bool:
@@ -409,6 +444,8 @@ class SealedVault:
             HeteroError: they cannot be destroyed.
         """
         keyring = self.keyring()
+        if keyring is not None:
+            self.record("forget a person")
         tags = [tag for tag in self._tags(person) if keyring and self._subjects(keyring).known(tag)]
         try:
             for tag in tags:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,8 +33,8 @@ class Vault(Protocol):
         """Store spans, durably when this returns."""
         ...
 
-    def read(self, *, slot: str | None = None, trace: str | None = None) -> Iterator[SpanRecord]:
-        """Give spans trace by trace, each in the order of their start: all, those of the traces that called a slot, or one trace's."""
+    def read(self, *, slot: str | None = None, traces: Collection[str] | None = None) -> Iterator[SpanRecord]:
+        """Give spans trace by trace, each in the order of their start: all, those of traces that called a slot, or of some traces."""
         ...
 
     def traces(self, limit: int) -> list[str]:
@@ -45,8 +45,8 @@ class Vault(Protocol):
         """Store feedback."""
         ...
 
-    def feedback(self, trace: str | None = None) -> list[Feedback]:
-        """Return all feedback, or that on one trace, oldest first."""
+    def feedback(self, traces: Collection[str] | None = None) -> list[Feedback]:
+        """Return all feedback, or that on some traces, oldest first."""
         ...
 
     def close(self) -> None:
