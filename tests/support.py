@@ -23,6 +23,7 @@ from pydantic_ai.profiles import ModelProfile
 from hetero_agents.bindings import ModelConfig, Score, Specialist, SpecialistId
 from hetero_agents.contract import Sha256, SlotId
 from hetero_agents.engines import Endpoint, Engines
+from hetero_agents.spans import SpanRecord
 
 TOML = """\
 [models]
@@ -147,6 +148,31 @@ def write_workspace(folder: Path, toml: str = TOML) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "hetero.toml").write_text(toml)
     return folder
+
+
+def span(trace: str, number: int, parent: int | None = None, *, status: str = "UNSET", **attributes: Any) -> SpanRecord:
+    """Return a span; `slot=` and the like stand for `hetero.slot`."""
+    return {
+        "trace_id": trace,
+        "span_id": f"{trace}{number:02d}",
+        "parent_id": None if parent is None else f"{trace}{parent:02d}",
+        "name": f"span {number}",
+        "kind": "INTERNAL",
+        "start": number,
+        "end": number + 10,
+        "status": status,
+        "message": None,
+        "attributes": {f"hetero.{key}": value for key, value in attributes.items()},
+        "events": [],
+        "links": [],
+        "resource": {"service.name": "desk"},
+        "scope": "hetero_agents",
+    }
+
+
+def call_span(trace: str, number: int, parent: int | None = None, **attributes: Any) -> SpanRecord:
+    given: dict[str, Any] = {"slot": "desk.classify", "contract": "c", "input": '{"text": "é"}', "output": '"a"'}
+    return span(trace, number, parent, **{**given, **attributes})
 
 
 def in_processes(work: Callable[..., None], *arguments: tuple[object, ...]) -> None:

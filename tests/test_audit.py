@@ -10,8 +10,7 @@ from hetero_agents.errors import HeteroError, IntegrityError
 from hetero_agents.spans import SealedVault, audit, calls_of
 from hetero_agents.spans.keys import KeyInMemory
 
-from .support import Hetero, in_processes, write_workspace
-from .test_vault import call_span
+from .support import Hetero, call_span, in_processes, write_workspace
 
 
 @pytest.fixture
@@ -65,10 +64,11 @@ def test_a_changed_or_missing_line_shows(vault: SealedVault) -> None:
     rewrite(vault, [whole[0], *whole[2:]])
     assert audit.read(vault.folder).broken[0] == "line 2 says that it is number 3"
     rewrite(vault, [*whole[:3], whole[3][:20]])
-    assert audit.read(vault.folder).broken == ["line 4 is damaged"]
+    assert (audit.read(vault.folder).broken, audit.read(vault.folder).torn) == ([], [4])
     list(vault.read())
-    assert audit.read(vault.folder).broken == ["line 4 is damaged"], "the next line follows the damaged one"
-    assert [entry.n for entry in audit.read(vault.folder).entries] == [1, 2, 3, 5]
+    assert (audit.read(vault.folder).broken, audit.read(vault.folder).torn) == ([], [4]), "the chain goes on over it"
+    rewrite(vault, [whole[0], b"nonsense\n", *whole[2:]])
+    assert audit.read(vault.folder).broken == ["line 3 does not follow the line before it"]
 
 
 def test_a_record_that_was_cut_does_not_hold_a_head_signed_before(vault: SealedVault) -> None:

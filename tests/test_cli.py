@@ -13,8 +13,7 @@ from hetero_agents.bindings import SpecialistId, Workspace
 from hetero_agents.contract import SlotId
 from hetero_agents.spans import SealedVault
 
-from .support import Hetero, lock_entry, write_workspace
-from .test_vault import span
+from .support import Hetero, lock_entry, span, write_workspace
 
 TOML = """\
 [app]
@@ -367,7 +366,7 @@ def test_a_readers_public_key_may_come_from_openssl(desk: Hetero, tmp_path: Path
         (("init",), "The vault "),
         (("add", "owner", "--role", "operator"), "There is a reader 'owner' already"),
         (("add", "../eve", "--role", "operator"), "'../eve' cannot be a reader's name"),
-        (("add", "eve", "--role", "king"), "There is no role 'king'; the roles are operator and curator."),
+        (("add", "eve", "--role", "king"), "There is no role 'king'; the roles are operator, curator, auditor."),
         (("add", "eve", "--role", "curator", "--public", "clidesk.py"), "clidesk.py is no public key in PEM"),
         (("remove", "owner"), "Nobody could open what comes"),
         (("remove", "ower"), "There is no reader 'ower', did you mean 'owner'"),

@@ -13,17 +13,18 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from hetero_agents import slot, subject
 from hetero_agents.bindings import SpecialistId, Workspace
+from hetero_agents.bindings.lock import exclusive
 from hetero_agents.contract import Sha256, SlotId
 from hetero_agents.distill.curate import Dataset, Example
 from hetero_agents.distill.forget import MARK, forget, traces_of
+from hetero_agents.errors import KeyAccessError
 from hetero_agents.slots import App, registry
 from hetero_agents.spans import Feedback, Keep, Names, SealedVault, SpanRecord, calls_of
 from hetero_agents.spans.keys import KeyInMemory, Opener, Reader, public_text
 from hetero_agents.spans.segments import SUFFIX
 from hetero_agents.spans.subjects import SUFFIX as SUBJECT_SUFFIX
 
-from .support import TOML, FakeEngines, Hetero, answers, in_processes, lock_entry, write_workspace
-from .test_vault import call_span
+from .support import TOML, FakeEngines, Hetero, answers, call_span, in_processes, lock_entry, write_workspace
 
 
 def of(person: str, trace: str, number: int = 1) -> SpanRecord:
@@ -57,7 +58,7 @@ def test_a_forgotten_persons_content_is_gone_and_everything_else_is_there(vault:
         (ann, *_) = reader.read()
         assert ann["attributes"][Names.SLOT] == "desk.classify" and ann.get("forgotten")
         assert [call.trace_id for call in calls_of(reader, "desk.classify")] == ["b", "c"]
-        assert reader.spans_of("ann") == [("a", "a01")]
+        assert (reader.spans_of("ann"), reader.spans_of("bob")) == ([], [("b", "b01")])
     assert not vault.forget("ann") and not vault.forget("nobody")
 
 
@@ -141,13 +142,17 @@ def test_a_removed_reader_opens_nothing_new_of_a_known_person(vault: SealedVault
     assert seen == {"a01": '{"text": "I am ann"}'}
 
 
-def test_an_operator_sees_whose_runs_there_are_and_no_content(vault: SealedVault) -> None:
+def test_an_operator_cannot_tell_one_person_from_another(vault: SealedVault) -> None:
     key = X25519PrivateKey.generate()
     reader = Reader(role="operator", public=public_text(key.public_key()))
     vault.change_keyring(lambda keyring: keyring.with_reader("olga", reader, vault.opener()))
     operator = opened_as(vault, "olga", key)
-    assert operator.spans_of("ann") == [("a", "a01")]
     assert set(told(operator).values()) == {None}
+    with pytest.raises(KeyAccessError, match="cannot open content"):
+        operator.spans_of("ann")
+    opened = [operator._parts(entry) for entry in operator._scan()]  # pyright: ignore[reportPrivateUsage]
+    subjects = [parts[0].get("subject") for parts in opened if parts]
+    assert subjects[0] == subjects[1] != subjects[2], "that there is a person, and not which"
 
 
 def test_a_redacted_run_is_forgotten_by_the_persons_own_name(tmp_path: Path) -> None:
@@ -172,7 +177,8 @@ def test_a_redacted_run_is_forgotten_by_the_persons_own_name(tmp_path: Path) -> 
 
 
 def example(trace: str) -> Example:
-    return Example(Sha256(f"{trace:0>64}"), {"text": trace}, "a", "big", False, trace, f"{trace}01")
+    person = {"a": "ann", "b": "bob"}[trace]
+    return Example(Sha256(f"{trace:0>64}"), {"text": trace}, "a", "big", False, trace, f"{trace}01", person)
 
 
 def dataset_in(workspace: Workspace, name: str, *traces: str) -> Dataset:
@@ -211,7 +217,7 @@ def test_forgetting_takes_data_sets_and_specialists_along(trained: Workspace) ->
     assert trained.lock.slots[SlotId("desk.classify")].active == "desk.classify@1"
     assert "forgotten" in (trained.lock.specialists[SpecialistId("desk.classify@2")].withdrawn or "")
     after = traces_of(trained, vault, "ann")
-    assert (after.datasets, after.specialists, after.untold) == ([], [], ["desk.classify@3"])
+    assert (after.known, after.datasets, after.specialists, after.untold) == (False, [], [], ["desk.classify@3"])
     assert told(vault)["a01"] is None
 
 
@@ -233,6 +239,21 @@ def test_forget_on_the_command_line(trained: Workspace, hetero: Hetero) -> None:
     assert done["withdrawn"] == done["demoted"] == ["desk.classify@2"] and done["untold"] == ["desk.classify@3"]
     assert "may not be used any more" in hetero("promote", "desk.classify@2").sentence
     assert hetero("forget", "--subject", "eve", "--yes").sentence.startswith("There is no subject 'eve'")
+
+
+def test_a_person_whose_spans_are_gone_already_is_found_in_data_sets(trained: Workspace, hetero: Hetero) -> None:
+    for path in (trained.state_dir / "vault").glob(f"*{SUFFIX}"):
+        path.unlink()
+    done: dict[str, Any] = hetero("forget", "--subject", "ann", "--yes", "--json").json
+    assert (done["spans"], done["withdrawn"]) == (0, ["desk.classify@2"])
+    assert not SealedVault(trained.state_dir / "vault").knows("ann")
+
+
+def test_nothing_is_forgotten_while_a_slot_is_distilled(trained: Workspace, hetero: Hetero) -> None:
+    with exclusive(trained.state_dir / "distill" / "desk.classify" / ".flock"):
+        done = hetero("forget", "--subject", "ann", "--yes")
+    assert done.code == 1 and "Slot 'desk.classify' is being distilled; wait for it" in done.err
+    assert SealedVault(trained.state_dir / "vault").knows("ann")
 
 
 def test_specialists_may_be_kept(trained: Workspace, hetero: Hetero) -> None:

@@ -20,19 +20,21 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from hetero_agents import slot
-from hetero_agents.bindings import ModelConfig
+from hetero_agents.bindings import ModelConfig, Workspace
 from hetero_agents.distill.curate import curate
 from hetero_agents.distill.imported import imported_calls
 from hetero_agents.errors import HeteroError, UserError
-from hetero_agents.spans import Names, SealedVault, SpanRecord
+from hetero_agents.slots import App
+from hetero_agents.spans import Names, SealedVault, SpanRecord, calls_of, without_content
 from hetero_agents.spans.foreign import ModelCall, model_call_of
 from hetero_agents.spans.imports import spans_of_jaeger
 from hetero_agents.spans.otlp import json_of, records_of, request_of, request_of_json
 from hetero_agents.spans.receiver import AT_ONCE, LARGEST, Receiver
+from hetero_agents.spans.redaction import worker as redaction_worker
 from hetero_agents.testing import MemoryVault
 
-from .support import Hetero, write_workspace
-from .test_vault import span
+from .conftest import OpenApp
+from .support import TOML, Hetero, span, write_workspace
 
 DATA = Path(__file__).parent / "data"
 WRITERS = ("pydantic_ai", "openinference", "openllmetry")
@@ -87,6 +89,7 @@ def test_the_earlier_form_of_openllmetry_is_read() -> None:
         "gen_ai.prompt.0.content": "Name the customer's intent.",
         "gen_ai.prompt.1.role": "user",
         "gen_ai.prompt.1.content": "Where is my money?",
+        "llm.request.functions.0.name": "answer",
         "gen_ai.completion.0.role": "assistant",
         "gen_ai.completion.0.tool_calls.0.name": "answer",
         "gen_ai.completion.0.tool_calls.0.arguments": '{"intent": "refund"}',
@@ -128,7 +131,8 @@ JAEGER = DATA / "jaeger.json"
 
 
 def test_what_jaeger_gives_is_read() -> None:
-    parent, child = spans_of_jaeger(json.loads(JAEGER.read_text()))
+    (parent, child), refused = spans_of_jaeger(json.loads(JAEGER.read_text()))
+    assert not refused
     assert (parent["trace_id"], parent["scope"], parent["status"]) == ("5a6b".rjust(32, "0"), "my", "UNSET")
     assert (parent["start"], parent["end"]) == (1_000_000_000, 1_000_500_000)
     assert child["parent_id"] == parent["span_id"] and child["kind"] == "CLIENT"
@@ -136,6 +140,59 @@ def test_what_jaeger_gives_is_read() -> None:
     assert child["events"] == [{"name": "retry", "time": 1_000_200_000, "attributes": {}}]
     assert child["resource"] == {"service.name": "shop"}
     assert child["attributes"] == {"gen_ai.operation.name": "chat"}
+
+
+def test_ids_and_kinds_of_jaeger_that_are_none_are_left_out() -> None:
+    value = json.loads(JAEGER.read_text())
+    first, second = value["data"][0]["spans"]
+    first["spanID"], second["tags"][2]["value"] = "Jane Roe", "customer"
+    (child,), refused = spans_of_jaeger(value)
+    assert (refused, child["kind"]) == (1, "INTERNAL")
+
+
+@pytest.mark.parametrize(
+    "messages", ['["hi"]', "5", '{"role": "user"}', '[{"role": "user", "parts": null}]', "nonsense"]
+)
+def test_messages_of_no_form_are_no_call_to_learn_from(messages: str) -> None:
+    (first, *_) = golden("pydantic_ai")
+    first["attributes"] |= {Names.INPUT_MESSAGES: messages, Names.OUTPUT_MESSAGES: messages, Names.INPUT_TOKENS: "12"}
+    assert model_calls([first]) == [ModelCall("classifier", "openai:gpt-5.2", None, None, 0, 5)]
+
+
+def test_spans_that_are_each_others_parent_are_read(desk: Hetero, tmp_path: Path) -> None:
+    first, second = golden("openinference")
+    first["parent_id"], second["parent_id"] = second["span_id"], first["span_id"]
+    assert [call.site for call in model_calls([first, second])] == ["classify"]
+    (tmp_path / "circle.json").write_text(json.dumps(json_of([first, second])))
+    assert desk("import", str(tmp_path / "circle.json"), "--json").json["spans"] == 2
+    (row,) = desk("traces", "--json").json
+    assert row["calls"] == 1
+    first["parent_id"] = first["span_id"]
+    assert records_of(request_of([first]))[0][0]["parent_id"] is None
+
+
+def test_a_tool_call_is_an_answer_only_where_no_other_tool_was_offered() -> None:
+    record = span("1" * 32, 1)
+    record["attributes"] = {
+        "openinference.span.kind": "LLM",
+        "llm.model_name": "gpt-5.2",
+        "llm.input_messages.0.message.role": "user",
+        "llm.input_messages.0.message.content": '[{"type": "text", "text": "Where is it?"}]',
+        "llm.tools.0.tool.json_schema": '{"type": "function", "function": {"name": "answer"}}',
+        "llm.output_messages.0.message.role": "assistant",
+        "llm.output_messages.0.message.tool_calls.0.tool_call.function.name": "answer",
+        "llm.output_messages.0.message.tool_calls.0.tool_call.function.arguments": '{"intent": "refund"}',
+    }
+    (call,) = model_calls([record])
+    assert (call.prompt, call.answer) == ("Where is it?", {"intent": "refund"})
+    for more in (
+        {"llm.output_messages.0.message.content": "Let me look."},
+        {"llm.output_messages.0.message.tool_calls.1.tool_call.function.name": "answer"},
+        {"llm.tools.1.tool.json_schema": '{"type": "function", "function": {"name": "look"}}'},
+    ):
+        changed = copy.deepcopy(record)
+        changed["attributes"] |= more
+        assert [call.answer for call in model_calls([changed])] == [None]
 
 
 # -- learning from them ----------------------------------------------------------------------------
@@ -210,6 +267,7 @@ def test_import_reads_each_form_and_twice_is_once(desk: Hetero, tmp_path: Path) 
     assert (said["spans"], said["refused"]) == (4 + 2 + 3 + 2, 0)
     assert {"site": "classifier", "model": "openai:gpt-5.2", "calls": 1} in said["model_calls"]
     before = desk("traces", "--json").json
+    assert [row["calls"] for row in before] == [1] * 5
     assert desk("import", str(whole), "--json").json["spans"] == 4
     assert desk("traces", "--json").json == before and len(before) == 5
 
@@ -227,7 +285,8 @@ def test_import_of_half_a_file_keeps_what_is_whole(desk: Hetero, tmp_path: Path)
     [
         ("[1, 2]", "is neither OTLP's JSON nor Jaeger's: it has no resourceSpans"),
         ('{"resourceSpans": 3}', "is neither OTLP's JSON nor Jaeger's"),
-        ('{"data": [{"spans": 1}]}', "is neither OTLP's JSON nor Jaeger's: it has no"),
+        ('{"data": [{"spans": [{}]}]}', "is neither OTLP's JSON nor Jaeger's: it has no"),
+        ('{"data": [{"spans": 1}]}', "is neither OTLP's JSON nor Jaeger's: its fields are not those of Jaeger"),
         ("nonsense\n", "is not JSON"),
         ("", "is empty"),
     ],
@@ -489,13 +548,54 @@ def test_collect_runs_until_it_is_told_to_end_and_what_it_took_is_in_the_vault(d
 
 
 def test_export_gives_otlp_without_content_unless_asked_for(desk: Hetero, tmp_path: Path) -> None:
-    (tmp_path / "in.json").write_text((DATA / "pydantic_ai.json").read_text())
-    desk("import", str(tmp_path / "in.json"))
+    ours = golden("pydantic_ai")
+    SealedVault(tmp_path / ".hetero" / "vault").write(ours)
     bare = desk("traces", "--export", "otlp-json").out
     records, _ = records_of(request_of_json(json.loads(bare)))
     assert len(records) == 4 and "money" not in bare and "operation.cost" in bare
     whole = desk("traces", "--export", "otlp-json", "--content").out
     records, _ = records_of(request_of_json(json.loads(whole)))
-    assert {r["span_id"]: r for r in records} == {r["span_id"]: r for r in golden("pydantic_ai")}
+    assert {r["span_id"]: r for r in records} == {r["span_id"]: r for r in ours}
     assert desk("traces", "--export", "csv").sentence == "There is no form 'csv' to export; there is otlp-json."
     assert desk("traces", "--content").sentence == "--content belongs to --export."
+
+
+# -- whatever it says, it is not ours --------------------------------------------------------------
+
+
+def test_a_sender_cannot_pass_for_us(open_app: OpenApp) -> None:
+    app = open_app({})
+    record = span("1" * 32, 1, slot="desk.classify", input='{"message": "x"}', output='"a"', train_on_outputs=True)
+    record["attributes"][Names.REQUEST_MODEL] = "m" * 70_000
+    (stored,) = app.tracing.store([record])
+    assert stored["scope"] == "imported:hetero_agents" and stored["attributes"].keys() == {Names.REQUEST_MODEL}
+    assert not list(calls_of(app.vault, "desk.classify"))
+    assert without_content(stored)["attributes"] == {} and without_content(stored)["name"] == "span"
+
+
+def test_what_cannot_be_redacted_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = App.of(Workspace(write_workspace(tmp_path, TOML.replace('content = "raw"', ""))), MemoryVault())
+
+    def start(*arguments: object, **options: object) -> None:
+        raise OSError("no memory")
+
+    monkeypatch.setattr(redaction_worker.subprocess, "Popen", start)
+    with pytest.raises(HeteroError, match="2 spans were not taken: redaction failed"):
+        app.tracing.store(golden("openinference"))
+    assert not list(app.vault.read())
+    app.close()
+
+
+def test_what_comes_in_is_redacted_and_its_sites_keep_their_names(tmp_path: Path) -> None:
+    app = App.of(Workspace(write_workspace(tmp_path, TOML.replace('content = "raw"', ""))), MemoryVault())
+    text = json.dumps(json_of([r for w in WRITERS for r in golden(w)])).replace(
+        "Where is my money", "I am Grace Hopper"
+    )
+    text = text.replace("classifier", "Jordan")
+    records, _ = records_of(request_of_json(json.loads(text)))
+    stored = app.tracing.store(records)
+    assert "Hopper" not in json.dumps(stored)
+    assert {call.site for call in model_calls(stored)} == {"Jordan", "native", "classify"}
+    assert {call.model for call in model_calls(stored)} == {"openai:gpt-5.2"}
+    assert all(call.prompt and call.prompt.startswith("I am ") for call in model_calls(stored))
+    app.close()

@@ -17,7 +17,7 @@ from hetero_agents import HeteroError, KeyAccessError, UserError
 from hetero_agents.spans import Feedback, SealedVault, calls_of
 from hetero_agents.spans.keys import Keyring, Reader, Role, key_file, public_text, write_key
 
-from .test_vault import call_span, span
+from .support import call_span, span
 
 SECRET = "Ada Lovelace, ada@example.org"
 

@@ -399,6 +399,19 @@ def test_a_redactor_that_is_too_slow_is_ended(
     assert "TimeoutError" in caplog.text
 
 
+def test_ids_are_no_words_of_another_language() -> None:
+    from hetero_agents.spans.redaction import presidio
+
+    detector = presidio.PresidioDetector()
+    texts = [
+        "gen ai.agent.call.id: 01a206e4-5026-705b-888a-2d0e384dc0af",
+        "/opt/der/die/das/und/nicht/auch/wenn",
+        "modul.klasse.der.die.das.und.nicht",
+        "Bitte sagen Sie mir doch, wo mein Paket heute ist.",
+    ]
+    assert [found is None for found in detector.find(texts)] == [False, False, False, True]
+
+
 def test_after_failures_in_a_row_no_other_redactor_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[object] = []
 

@@ -161,7 +161,7 @@ def test_without_a_collector_in_the_environment_nothing_leaves(
 
 
 def test_what_redaction_gives_is_stored_and_nothing_else() -> None:
-    def redact(records: Sequence[SpanRecord]) -> list[SpanRecord]:
+    def redact(records: Sequence[SpanRecord], *, strict: bool = False) -> list[SpanRecord]:
         return [{**record, "attributes": {}} for record in records if record["name"] != "secret"]
 
     vault = MemoryVault()
@@ -175,7 +175,7 @@ def test_what_redaction_gives_is_stored_and_nothing_else() -> None:
 def test_every_span_passes_redaction() -> None:
     seen: list[str] = []
 
-    def redact(records: Sequence[SpanRecord]) -> Sequence[SpanRecord]:
+    def redact(records: Sequence[SpanRecord], *, strict: bool = False) -> Sequence[SpanRecord]:
         seen.extend(record["name"] for record in records)
         return records
 
@@ -187,7 +187,7 @@ def test_every_span_passes_redaction() -> None:
 
 
 def test_what_leaves_over_otlp_has_passed_redaction_too(collector: Collected) -> None:
-    def redact(records: Sequence[SpanRecord]) -> list[SpanRecord]:
+    def redact(records: Sequence[SpanRecord], *, strict: bool = False) -> list[SpanRecord]:
         return [{**record, "attributes": {"who": "somebody"}} for record in records if record["name"] != "secret"]
 
     tracing = Tracing(MemoryVault(), redact=redact, otlp_content=True)
@@ -200,7 +200,7 @@ def test_what_leaves_over_otlp_has_passed_redaction_too(collector: Collected) ->
 
 
 def test_a_redaction_that_fails_stores_nothing_unredacted(caplog: pytest.LogCaptureFixture) -> None:
-    def redact(records: Sequence[SpanRecord]) -> list[SpanRecord]:
+    def redact(records: Sequence[SpanRecord], *, strict: bool = False) -> list[SpanRecord]:
         raise RuntimeError("no model for Grace Hopper")
 
     vault = MemoryVault()
@@ -315,6 +315,39 @@ def test_more_spans_than_may_wait_are_dropped_counted_and_said(caplog: pytest.Lo
     assert caplog.text.count("spans were dropped so far: 8 wait to be stored already") == 1, "said once, not for each"
     ended(tracing, 1)
     assert tracing.flush()
+    tracing.close()
+
+
+def test_a_flush_waits_for_what_ended_before_it_and_no_longer() -> None:
+    class Steady(MemoryVault):
+        def write(self, records: Sequence[SpanRecord]) -> None:
+            time.sleep(0.05)
+            super().write(records)
+
+    vault, over = Steady(), threading.Event()
+    tracing = Tracing(vault)
+
+    def go_on() -> None:
+        while not over.wait(0.005):
+            ended(tracing, 1)
+
+    working = threading.Thread(target=go_on)
+    working.start()
+    try:
+        tracing.tracer.start_span("before").end()
+        assert tracing.flush(10)
+        assert "before" in {span["name"] for span in vault.spans}
+    finally:
+        over.set()
+        working.join()
+    tracing.close()
+
+
+def test_what_ends_after_the_end_is_counted_and_nothing_waits_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    tracing = Tracing(MemoryVault())
+    tracing.close()
+    ended(tracing, 2)
+    assert tracing.lost == 2 and "they ended after the end" in caplog.text
     tracing.close()
 
 

@@ -13,32 +13,8 @@ from hetero_agents import HeteroError
 from hetero_agents.spans import Feedback, SealedVault, SpanRecord, Trace, Vault, calls_of, read_traces
 from hetero_agents.testing import MemoryVault
 
-from .support import in_processes
-
-
-def span(trace: str, number: int, parent: int | None = None, *, status: str = "UNSET", **attributes: Any) -> SpanRecord:
-    """Return a span; `slot=` and the like stand for `hetero.slot`."""
-    return {
-        "trace_id": trace,
-        "span_id": f"{trace}{number:02d}",
-        "parent_id": None if parent is None else f"{trace}{parent:02d}",
-        "name": f"span {number}",
-        "kind": "INTERNAL",
-        "start": number,
-        "end": number + 10,
-        "status": status,
-        "message": None,
-        "attributes": {f"hetero.{key}": value for key, value in attributes.items()},
-        "events": [],
-        "links": [],
-        "resource": {"service.name": "desk"},
-        "scope": "hetero_agents",
-    }
-
-
-def call_span(trace: str, number: int, parent: int | None = None, **attributes: Any) -> SpanRecord:
-    given: dict[str, Any] = {"slot": "desk.classify", "contract": "c", "input": '{"text": "é"}', "output": '"a"'}
-    return span(trace, number, parent, **{**given, **attributes})
+from .bench.kills import survive
+from .support import call_span, in_processes, span
 
 
 def said(trace: str, span: str | None = None, **what: Any) -> Feedback:
@@ -253,3 +229,9 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_stored(tmp_path: Path, monke
             vault.say(Feedback("t", None, None, "x" * 1500, True, 2))
     vault.say(Feedback("t", None, 0.5, None, False, 3))
     assert [feedback.score for feedback in vault.feedback()] == [1.0, 0.5]
+
+
+def test_processes_that_are_killed_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    survived = survive(12, tmp_path / "vault")
+    assert survived.acknowledged > 100
+    assert (survived.lost, survived.damaged) == (0, 0)

@@ -59,11 +59,11 @@ def import_(
     with common.step_progress() as progress:
         sources: list[Iterable[SpanRecord]] = [_from_file(path, counted, cut, progress) for path in files or ()]
         if jaeger and service:
-            sources.append(fetch_jaeger(jaeger, service, hours=hours, limit=limit))
+            fetched, counted.refused = fetch_jaeger(jaeger, service, hours=hours, limit=limit)
+            sources.append(fetched)
         for spans in sources:
             for batch in _batches(spans):
-                store(batch)
-                counted.count(batch)
+                counted.count(store(batch))
     counted.say(as_json)
     if cut:
         raise HeteroError(" ".join(cut))
@@ -85,12 +85,12 @@ def collect(
 
     def store(records: Iterable[SpanRecord]) -> None:
         for batch in _batches(records):
-            app.tracing.store(batch)
+            stored = app.tracing.store(batch)
             with counting:
-                counted.count(batch)
+                counted.count(stored)
 
     ended = threading.Event()
-    receiver = Receiver(store, host=host, port=port, grpc_port=grpc_port, token=os.environ.get(TOKEN_VARIABLE))
+    receiver = Receiver(store, host=host, port=port, grpc_port=grpc_port, token=os.environ.get(TOKEN_VARIABLE) or None)
 
     def end(number: int, frame: object) -> None:
         ended.set()

@@ -154,6 +154,7 @@ def show_audit(
             {
                 "lines": len(record.hashes),
                 "broken": record.broken,
+                "torn": record.torn,
                 "entries": [entry.model_dump() for entry in record.entries[-limit:]],
             }
         )

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from ..errors import UnknownNameError, UserError
 from . import common
 from .common import Json
 from .keys import open_vault
+
+if TYPE_CHECKING:
+    from ..distill.forget import Traces
 
 
 def forget(
@@ -24,34 +30,25 @@ def forget(
 ) -> None:
     """Make all that was logged of a person unreadable for ever, with the data sets and specialists made from it."""
     from ..distill.forget import forget as run
-    from ..distill.forget import traces_of
+    from ..distill.forget import nothing_distilled, traces_of
 
     app, vault = open_vault()
-    workspace = app.workspace
-    found = traces_of(workspace, vault, subject)
-    if not found.spans:
-        raise UnknownNameError("subject", subject, (), hint="nothing in the vault is of that person")
-    kept = found.specialists if keep_specialists else []
-    say = common.err if as_json else common.out
-    say.print(
-        f"{len(found.spans)} spans of {len({trace for trace, _ in found.spans})} runs lose their content for ever."
-    )
-    for folder in found.datasets:
-        say.print(f"The data set {folder.relative_to(workspace.root)} is deleted.", soft_wrap=True)
-    for name in found.specialists:
-        say.print(f"{name} was trained on it and {'stays in use' if name in kept else 'is used no more'}.")
-    for name in found.untold:
-        say.print(f"{name}: its data set is not here, so nobody can say whether it was trained on it.")
-    if not yes:
-        if not sys.stdin.isatty():
-            raise UserError("This cannot be undone: say --yes.")
-        typer.confirm("This cannot be undone. Forget?", abort=True)
-    demoted = run(workspace, vault, subject, found, keep=kept)
+    with nothing_distilled(app.workspace):
+        found = traces_of(app.workspace, vault, subject)
+        if not found.known and not found.datasets:
+            raise UnknownNameError("subject", subject, (), hint="nothing that is stored is of that person")
+        kept = found.specialists if keep_specialists else []
+        _announce(app.workspace.root, found, kept, common.err if as_json else common.out)
+        if not yes:
+            if not sys.stdin.isatty():
+                raise UserError("This cannot be undone: say --yes.")
+            typer.confirm("This cannot be undone. Forget?", abort=True)
+        demoted = run(app.workspace, vault, subject, found, keep=kept)
     if as_json:
         common.print_json(
             {
                 "spans": len(found.spans),
-                "datasets": [str(folder.relative_to(workspace.root)) for folder in found.datasets],
+                "datasets": [str(folder.relative_to(app.workspace.root)) for folder in found.datasets],
                 "withdrawn": [name for name in found.specialists if name not in kept],
                 "kept": kept,
                 "demoted": demoted,
@@ -60,3 +57,17 @@ def forget(
         )
         return
     common.out.print("Forgotten. Backups of the vault's folder subjects/ and of data sets have to be deleted by you.")
+
+
+def _announce(root: Path, found: Traces, kept: Collection[str], console: Console) -> None:
+    def say(sentence: str) -> None:
+        console.print(sentence, soft_wrap=True, markup=False)
+
+    runs = len({trace for trace, _ in found.spans})
+    say(f"{len(found.spans)} spans of {runs} runs lose their content for ever.")
+    for folder in found.datasets:
+        say(f"The data set {folder.relative_to(root)} is deleted.")
+    for name in found.specialists:
+        say(f"{name} was trained on it and {'stays in use' if name in kept else 'is used no more'}.")
+    for name in found.untold:
+        say(f"{name}: its data set is not here, so nobody can say whether it was trained on it.")

@@ -335,7 +335,8 @@ def feedback(
             raise UserError(f"The answer does not meet the contract of {declared.id!r}: {error}.") from error
     elif span is not None and all(s["span_id"] != span for s in found.spans):
         raise UnknownNameError("span", span, (s["span_id"] for s in found.spans))
-    person = next((named for s in found.spans if (named := person_of(s))), None)
+    about = [s for s in found.spans if s["span_id"] == span] if span else found.spans
+    person = next((named for s in about if (named := person_of(s))), None)
     app.vault.say(Feedback(found.trace_id, span, score, value, answer is not None, time.time_ns(), person))
     common.out.print(
         f"Noted for {found.trace_id}{f', span {span}' if span else ''} at {datetime.now(UTC):%H:%M:%S} UTC.",

@@ -37,6 +37,8 @@ class Example:
     corrected: bool
     trace_id: str
     span_id: str
+    person: str | None = None
+    """Whose data it is, as the span says it."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ def curate(
                 left_out["the same input again"] += 1
                 if kept[key].corrected and not call.corrected:
                     continue
-            kept[key] = Example(key, call.input, call.output, call.binding, call.corrected, call.trace_id, call.span_id)
+            told = call.binding, call.corrected, call.trace_id, call.span_id, call.person
+            kept[key] = Example(key, call.input, call.output, *told)
     if len(kept) < FEWEST:
         raise DistillError(_too_few(contract, len(kept), left_out, untrainable))
     # The order must not depend on when things ran.

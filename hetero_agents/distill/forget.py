@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ..bindings import SpecialistId, Workspace
-from ..bindings.lock import write_atomically
+from ..bindings.lock import exclusive, write_atomically
+from ..errors import DistillError
 from ..spans import SealedVault
 from .curate import Dataset
 
@@ -23,16 +25,36 @@ class Traces:
     """What there is of a person.
 
     Attributes:
+        known: whether the vault has keys of the person, which may be all that is left.
         spans: (trace, span) of what was logged.
         datasets: folders of data sets that hold examples made from them.
         specialists: what was trained on these data sets.
         untold: specialists whose data set is not here, so that nobody can say whether the person is in it.
     """
 
+    known: bool
     spans: list[tuple[str, str]]
     datasets: list[Path]
     specialists: list[SpecialistId]
     untold: list[SpecialistId]
+
+
+@contextmanager
+def nothing_distilled(workspace: Workspace) -> Generator[None]:
+    """Hold off `hetero distill` on all slots, which would go on with data that it has read.
+
+    Raises:
+        DistillError: a slot is being distilled.
+    """
+    with ExitStack() as held:
+        for lock in (workspace.state_dir / "distill").glob("*/.flock"):
+            try:
+                held.enter_context(exclusive(lock, wait=False))
+            except BlockingIOError as error:
+                raise DistillError(
+                    f"Slot {lock.parent.name!r} is being distilled; wait for it, or stop it: its data may be that person's."
+                ) from error
+        yield
 
 
 def traces_of(workspace: Workspace, vault: SealedVault, person: str) -> Traces:
@@ -44,21 +66,26 @@ def traces_of(workspace: Workspace, vault: SealedVault, person: str) -> Traces:
         person: as `subject()` was told.
 
     Raises:
-        KeyAccessError: this account has no key of a reader.
+        KeyAccessError: this account's key does not open content.
     """
-    spans = vault.spans_of(person)
-    mine = set(spans)
+    spans, names = vault.spans_of(person), vault.names_of(person)
     touched, hashes, known = list[Path](), set[str](), set[str]()
     for path in sorted((workspace.state_dir / "distill").glob("*/*/dataset.json")):
         dataset = Dataset.from_json(path.read_text("utf-8"))
         known.add(dataset.sha256)
-        if any((example.trace_id, example.span_id) in mine for part in dataset.parts.values() for example in part):
+        # By name too: the spans may be gone already, their time being over.
+        if any(
+            example.person in names or (example.trace_id, example.span_id) in spans
+            for part in dataset.parts.values()
+            for example in part
+        ):
             touched.append(path.parent)
             hashes.add(dataset.sha256)
     for path in (workspace.state_dir / "distill").glob(f"*/*/{MARK}"):
         known.add(json.loads(path.read_text("utf-8"))["dataset_sha256"])
     live = {name: entry for name, entry in workspace.lock.specialists.items() if entry.withdrawn is None}
     return Traces(
+        vault.knows(person),
         spans,
         touched,
         [name for name, entry in live.items() if entry.dataset_sha256 in hashes],

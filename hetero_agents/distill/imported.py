@@ -15,6 +15,7 @@ from ..contract import WRAPPED, Contract
 from ..errors import KeyAccessError
 from ..spans import Names, SlotCall, Vault, read_traces
 from ..spans.foreign import model_call_of
+from ..spans.subjects import person_of
 
 
 def imported_calls(
@@ -62,6 +63,7 @@ def imported_calls(
                 hci=False,
                 outcome=trace.outcome_of(span),
                 start=span["start"],
+                person=person_of(span),
             )
 
 

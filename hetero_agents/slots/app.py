@@ -17,6 +17,7 @@ from ..bindings import Binding, Config, ModelConfig, Workspace
 from ..bindings.config import Tier
 from ..contract import Sha256
 from ..engines import Engines
+from ..errors import HeteroError
 from ..routing import Link, State
 from ..spans import Keep, Redact, SealedVault, SpanRecord, Tracing, Vault, without_content
 from ..spans.redaction import RedactionSettings, RedactionWorker, redaction_is_installed
@@ -139,11 +140,14 @@ class _WithoutContent:
 
     asked_for: bool
 
-    def __call__(self, records: Sequence[SpanRecord]) -> list[SpanRecord]:
+    def __call__(self, records: Sequence[SpanRecord], *, strict: bool = False) -> list[SpanRecord]:
         if not self.asked_for:
-            self.asked_for = True
-            _log.warning(
+            sentence = (
                 "Messages and answers are not stored, so nothing can be distilled: redaction needs "
                 'pip install \'hetero_agents[privacy]\'; or say [privacy] content = "none" or "raw" in hetero.toml.'
             )
+            if strict:
+                raise HeteroError(sentence)
+            self.asked_for = True
+            _log.warning(sentence)
         return [without_content(record) for record in records]

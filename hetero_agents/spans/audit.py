@@ -6,6 +6,7 @@ hash, signed by a reader and kept elsewhere: a record that was cut, or written a
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -98,11 +99,13 @@ class Record:
 
     Attributes:
         entries: its whole lines.
+        torn: numbers of lines that a process did not write whole; the chain goes over them.
         broken: what is wrong with it, a sentence each.
         hashes: SHA-256 of each line.
     """
 
     entries: list[Entry]
+    torn: list[int]
     broken: list[str]
     hashes: list[str]
 
@@ -137,7 +140,11 @@ def note(folder: Path, did: str, *, reader: str | None, role: str | None, about:
                 about=about,
                 previous=_hash(lines[-1]) if lines else BEGINNING,
             )
-            file.write((b"\n" if torn else b"") + entry.model_dump_json().encode() + b"\n")
+            line = (b"\n" if torn else b"") + entry.model_dump_json().encode() + b"\n"
+            end = file.seek(0, os.SEEK_END)
+            if file.write(line) != len(line):  # a full disk
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file.fileno())
     except OSError as error:
         raise HeteroError(
@@ -149,12 +156,12 @@ def read(folder: Path) -> Record:
     """Read a record and check its chain."""
     path = folder / NAME
     lines = path.read_bytes().splitlines() if path.exists() else []
-    entries, broken, before = list[Entry](), list[str](), BEGINNING
+    entries, torn, broken, before = list[Entry](), list[int](), list[str](), BEGINNING
     for number, line in enumerate(lines, 1):
         try:
             entry = Entry.model_validate_json(line)
         except ValidationError:
-            broken.append(f"line {number} is damaged")
+            torn.append(number)
         else:
             entries.append(entry)
             if entry.n != number:
@@ -162,7 +169,7 @@ def read(folder: Path) -> Record:
             if entry.previous != before:
                 broken.append(f"line {number} does not follow the line before it")
         before = _hash(line)
-    return Record(entries, broken, [_hash(line) for line in lines])
+    return Record(entries, torn, broken, [_hash(line) for line in lines])
 
 
 def head_of(record: Record, vault: str, reader: str) -> Head:

@@ -16,10 +16,16 @@ from .names import Names
 from .record import SpanRecord
 
 _FLAT = (
-    ("llm.input_messages.", "llm.output_messages.", "message.role", "message.content", "message.tool_calls.0."),
-    ("gen_ai.prompt.", "gen_ai.completion.", "role", "content", "tool_calls.0."),
+    ("llm.input_messages.", "llm.output_messages.", "message.role", "message.content", "message.tool_calls."),
+    ("gen_ai.prompt.", "gen_ai.completion.", "role", "content", "tool_calls."),
 )
 """Conventions with an attribute for each message: OpenInference's, and OpenLLMetry's earlier one."""
+
+_OFFERED = re.compile(r"llm\.tools\.\d+\.tool\.json_schema|llm\.request\.functions\.\d+\.name")
+"""Their attributes for a tool that is offered."""
+
+_Part = tuple[str, Any]
+"""Who said it, and the text, or the arguments of a tool call that is the answer; None for anything else."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class ModelCall:
 
 
 def model_call_of(span: SpanRecord, spans: Mapping[str, SpanRecord]) -> ModelCall | None:
-    """Return the model call that a span is; None if it is another span.
+    """Return the model call that a span is; None if it is another span. What has not the form of its convention is not there.
 
     Args:
         span: the span.
@@ -56,95 +62,121 @@ def model_call_of(span: SpanRecord, spans: Mapping[str, SpanRecord]) -> ModelCal
         return None
     said, answered = _conversation(attributes)
     turns = [part for role, part in said if role not in ("system", "developer")]
-    alone = len(turns) == 1 and isinstance(turns[0], str)
     answers = [part for _, part in answered]
 
-    def first(*keys: str, default: Any = "") -> Any:
-        return next((attributes[key] for key in keys if attributes.get(key)), default)
+    def first(*keys: str) -> str:
+        return next((str(attributes[key]) for key in keys if attributes.get(key)), "")
 
-    provider = str(first("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system")).lower()
+    def count(*keys: str) -> int:
+        return next((value for key in keys if isinstance(value := attributes.get(key), int)), 0)
+
+    provider = first("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system").lower()
     return ModelCall(
         site=_site(span, spans),
         model=f"{provider}:{first(Names.REQUEST_MODEL, 'llm.model_name')}",
-        prompt=turns[0] if alone else None,
+        prompt=turns[0] if len(turns) == 1 and isinstance(turns[0], str) else None,
         answer=answers[0] if len(answers) == 1 else None,
-        input_tokens=first(Names.INPUT_TOKENS, "gen_ai.usage.prompt_tokens", "llm.token_count.prompt", default=0),
-        output_tokens=first(
-            Names.OUTPUT_TOKENS, "gen_ai.usage.completion_tokens", "llm.token_count.completion", default=0
-        ),
+        input_tokens=count(Names.INPUT_TOKENS, "gen_ai.usage.prompt_tokens", "llm.token_count.prompt"),
+        output_tokens=count(Names.OUTPUT_TOKENS, "gen_ai.usage.completion_tokens", "llm.token_count.completion"),
     )
 
 
 def _site(span: SpanRecord, spans: Mapping[str, SpanRecord]) -> str | None:
     """The agent or task that a span says it is of, else the nearest span around it that says so, else the name of the nearest."""
     around: SpanRecord | None = span
-    while around is not None:
+    seen = set[str]()
+    while around is not None and around["span_id"] not in seen:
+        seen.add(around["span_id"])
         attributes = around["attributes"]
-        for key in ("gen_ai.agent.name", "traceloop.entity.path", "traceloop.entity.name", "graph.node.id"):
+        if isinstance(path := attributes.get("traceloop.entity.path"), str) and path:
+            return path.rpartition(".")[2]
+        for key in ("gen_ai.agent.name", "traceloop.entity.name", "graph.node.id"):
             if isinstance(name := attributes.get(key), str) and name:
-                return name.rpartition(".")[2]
+                return name
         around = spans.get(around["parent_id"] or "")
     parent = spans.get(span["parent_id"] or "")
     return parent["name"] if parent else None
 
 
-def _conversation(attributes: Mapping[str, Any]) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
-    """What was said and what was answered: (role, text or arguments or None) of each part of each message."""
+def _conversation(attributes: Mapping[str, Any]) -> tuple[list[_Part], list[_Part]]:
+    """What was said and what was answered."""
+    tools = _answering_tools(attributes)
     if Names.INPUT_MESSAGES in attributes:
-        output_tools = _output_tools(attributes)
-        said = _genai(attributes[Names.INPUT_MESSAGES], None)
-        return said, _genai(attributes.get(Names.OUTPUT_MESSAGES, "[]"), output_tools)
-    for said_under, answered_under, *fields in _FLAT:
-        said = _flat(attributes, said_under, *fields)
-        if said:
-            return said, _flat(attributes, answered_under, *fields)
+        said, answered = attributes[Names.INPUT_MESSAGES], attributes.get(Names.OUTPUT_MESSAGES)
+        return _genai(said, set()), _genai(answered, tools)
+    for said_under, answered_under, role, content, tool_call in _FLAT:
+        if said := _flat(attributes, said_under, role, content, tool_call, set()):
+            return said, _flat(attributes, answered_under, role, content, tool_call, tools)
     return [], []
 
 
-def _genai(messages: Any, tools: set[str] | None) -> list[tuple[str, Any]]:
-    """Parts of messages in the GenAI conventions' form.
+def _answering_tools(attributes: Mapping[str, Any]) -> set[str]:
+    """The tools whose call is an answer: those by which a pydantic-ai agent answers, or the only one that was offered."""
+    parameters = _loaded(attributes.get("model_request_parameters"))
+    if isinstance(parameters, dict):
+        return {str(tool.get("name")) for tool in _dicts(cast("dict[str, Any]", parameters).get("output_tools"))}
+    offered: list[Any] = [_loaded(value) or value for key, value in attributes.items() if _OFFERED.fullmatch(key)]
+    offered += _dicts(_loaded(attributes.get("gen_ai.tool.definitions")))
+    match offered:
+        case [{"function": {"name": str(name)}}] | [{"name": str(name)}] | [str(name)]:
+            return {name}
+        case _:
+            return set()
 
-    Args:
-        messages: as JSON text, or as OTLP's own lists.
-        tools: names of the tools whose calls are answers; None if every tool's are.
-    """
-    found: list[tuple[str, Any]] = []
-    for message in cast("list[dict[str, Any]]", _loaded(messages) or []):
-        for part in cast("list[dict[str, Any]]", message.get("parts", ())):
-            value: Any = None
-            if part.get("type") == "text":
-                value = part.get("content")
-            elif part.get("type") == "tool_call" and (tools is None or part.get("name") in tools):
-                value = _loaded(part.get("arguments"))
-            elif part.get("type") in ("thinking", "reasoning"):
-                continue
+
+def _genai(messages: Any, tools: set[str]) -> list[_Part]:
+    """Parts of messages in the GenAI conventions' form, as JSON text or as OTLP's own lists."""
+    found: list[_Part] = []
+    for message in _dicts(_loaded(messages)):
+        for part in _dicts(message.get("parts")):
+            match part:
+                case {"type": "text", "content": str(text)}:
+                    value: Any = text
+                case {"type": "tool_call", "name": name, "arguments": arguments} if name in tools:
+                    value = _loaded(arguments)
+                case {"type": "thinking" | "reasoning"}:
+                    continue
+                case _:
+                    value = None
             found.append((str(message.get("role")), value))
     return found
 
 
-def _output_tools(attributes: Mapping[str, Any]) -> set[str] | None:
-    """The tools through which a pydantic-ai agent answers; None where other instrumentation wrote the span."""
-    parameters = _loaded(attributes.get("model_request_parameters"))
-    if not isinstance(parameters, dict):
-        return None
-    tools = cast("list[dict[str, Any]]", cast("dict[str, Any]", parameters).get("output_tools") or [])
-    return {str(tool.get("name")) for tool in tools}
-
-
-def _flat(attributes: Mapping[str, Any], under: str, role: str, content: str, tool_call: str) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    place = re.compile(re.escape(under) + r"(\d+)\.")
-    for number in sorted({int(match[1]) for key in attributes if (match := place.match(key))}):
-        message = f"{under}{number}."
-        value = attributes.get(message + content)
-        if value is None:
-            call = next(
-                (v for k, v in attributes.items() if k.startswith(message + tool_call) and k.endswith("arguments")),
-                None,
-            )
-            value = _loaded(call)
-        found.append((str(attributes.get(message + role)), value))
+def _flat(
+    attributes: Mapping[str, Any], under: str, role: str, content: str, tool_call: str, tools: set[str]
+) -> list[_Part]:
+    """Parts of messages in a form with an attribute for each: the text, and each tool call."""
+    found: list[_Part] = []
+    place = re.compile(re.escape(under) + r"(\d+)\.(?:" + re.escape(tool_call) + r"(\d+)\.)?")
+    places = {(int(m[1]), m[2] and int(m[2])) for key in attributes if (m := place.match(key))}
+    for number, call in sorted(places, key=lambda place: (place[0], -1 if place[1] is None else place[1])):
+        speaker = str(attributes.get(f"{under}{number}.{role}"))
+        if call is None:
+            if (text := attributes.get(f"{under}{number}.{content}")) is not None:
+                found.append((speaker, _plain(text)))
+            elif (number, 0) not in places:
+                found.append((speaker, None))
+            continue
+        begin = f"{under}{number}.{tool_call}{call}."
+        fields = {key.rpartition(".")[2]: value for key, value in attributes.items() if key.startswith(begin)}
+        found.append((speaker, _loaded(fields.get("arguments")) if fields.get("name") in tools else None))
     return found
+
+
+def _plain(content: Any) -> str | None:
+    """A message's content as text; None where it holds more than one text."""
+    match _loaded(content) if isinstance(content, str) and content.startswith("[{") else content:
+        case str(text):
+            return text
+        case [{"type": "text", "text": str(text)}]:
+            return text
+        case _:
+            return content if isinstance(content, str) and not content.startswith('[{"type"') else None
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    entries = cast("list[Any]", value) if isinstance(value, list) else []
+    return [cast("dict[str, Any]", entry) for entry in entries if isinstance(entry, dict)]
 
 
 def _loaded(value: Any) -> Any:

@@ -6,14 +6,20 @@ Jaeger's JSON is what its query API and its page give (`{"data": [...]}`).
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, cast
 
+from opentelemetry.trace import SpanKind
+
 from ..errors import HeteroError, UserError
 from .otlp import records_of, request_of_json
 from .record import SpanRecord
+
+_ID: Final = re.compile(r"[0-9a-fA-F]{1,32} [0-9a-fA-F]{1,16}")
+"""A trace's and a span's id."""
 
 LONGEST: Final = 512 * 2**20
 """Bytes of the longest JSON value that is read; a file of more needs a value a line."""
@@ -55,24 +61,28 @@ def read_spans(path: Path) -> Iterator[tuple[list[SpanRecord], int, int]]:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from error
 
 
-def spans_of_jaeger(value: dict[str, Any]) -> list[SpanRecord]:
-    """Return the spans of what Jaeger's query API gives.
+def spans_of_jaeger(value: dict[str, Any]) -> tuple[list[SpanRecord], int]:
+    """Return the spans of what Jaeger's query API gives, and how many have no usable ids and were left out.
 
     Raises:
         ValueError: it is something else.
     """
     try:
-        return [
-            _of_jaeger(span, trace["processes"].get(span["processID"], {}))
-            for trace in value["data"]
-            for span in trace["spans"]
+        found = [
+            (span, trace["processes"].get(span["processID"], {})) for trace in value["data"] for span in trace["spans"]
         ]
-    except (KeyError, TypeError, AttributeError) as error:
+        usable = [
+            _of_jaeger(span, process) for span, process in found if _ID.fullmatch(f"{span['traceID']} {span['spanID']}")
+        ]
+    except KeyError as error:
         raise ValueError(f"it has no {error}") from error
+    except (TypeError, AttributeError, ValueError) as error:  # what these say holds what was read
+        raise ValueError("its fields are not those of Jaeger") from error
+    return usable, len(found) - len(usable)
 
 
-def fetch_jaeger(address: str, service: str, *, hours: float, limit: int) -> list[SpanRecord]:
-    """Return the spans that Jaeger's query API gives.
+def fetch_jaeger(address: str, service: str, *, hours: float, limit: int) -> tuple[list[SpanRecord], int]:
+    """Return the spans that Jaeger's query API gives, and how many have no usable ids and were left out.
 
     Args:
         address: of Jaeger's page.
@@ -114,7 +124,7 @@ def _json(text: bytes, path: Path, number: int) -> Any:
 def _spans_of(value: Any, path: Path, number: int) -> tuple[list[SpanRecord], int]:
     try:
         if isinstance(value, dict) and "data" in value:
-            return spans_of_jaeger(cast("dict[str, Any]", value)), 0
+            return spans_of_jaeger(cast("dict[str, Any]", value))
         return records_of(request_of_json(value))
     except ValueError as error:
         raise UserError(f"{path}, line {number}, is neither OTLP's JSON nor Jaeger's: {error}.") from error
@@ -122,29 +132,33 @@ def _spans_of(value: Any, path: Path, number: int) -> tuple[list[SpanRecord], in
 
 def _of_jaeger(span: dict[str, Any], process: dict[str, Any]) -> SpanRecord:
     tags = _tags(span.get("tags"))
-    parent = next((r["spanID"] for r in span.get("references") or () if r["refType"] == "CHILD_OF"), None)
-    failed = tags.pop("error", False) in (True, "true") or tags.get("otel.status_code") == "ERROR"
-    tags.pop("otel.status_code", None)
+    identity = str(span["spanID"]).lower().rjust(16, "0")
+    parents = [str(r["spanID"]) for r in span.get("references") or () if r["refType"] == "CHILD_OF"]
+    parent = parents[0].lower().rjust(16, "0") if parents and _ID.fullmatch(f"0 {parents[0]}") else None
+    failed = tags.get("error") in (True, "true") or tags.get("otel.status_code") == "ERROR"
+    message, kind = tags.get("otel.status_description"), str(tags.get("span.kind", "internal")).upper()
+    scope = str(tags.get("otel.scope.name") or tags.get("otel.library.name") or "")
+    said = {"otel.status_code", "otel.status_description", "span.kind", "otel.scope.name", "otel.library.name"}
     start = int(span["startTime"]) * 1000
     return {
-        "trace_id": str(span["traceID"]).rjust(32, "0"),
-        "span_id": str(span["spanID"]).rjust(16, "0"),
-        "parent_id": str(parent).rjust(16, "0") if parent else None,
-        "name": span["operationName"],
-        "kind": str(tags.pop("span.kind", "internal")).upper(),
+        "trace_id": str(span["traceID"]).lower().rjust(32, "0"),
+        "span_id": identity,
+        "parent_id": parent if parent != identity else None,
+        "name": str(span["operationName"]),
+        "kind": kind if kind in SpanKind.__members__ else SpanKind.INTERNAL.name,
         "start": start,
         "end": start + int(span["duration"]) * 1000,
         "status": "ERROR" if failed else "UNSET",
-        "message": tags.pop("otel.status_description", None),
-        "attributes": tags,
+        "message": None if message is None else str(message),
+        "attributes": {k: v for k, v in tags.items() if k not in said and not (k == "error" and isinstance(v, bool))},
         "events": [
             {"name": str(fields.pop("event", "log")), "time": int(log["timestamp"]) * 1000, "attributes": fields}
             for log in span.get("logs") or ()
             for fields in [_tags(log.get("fields"))]
         ],
         "links": [],
-        "resource": {"service.name": process.get("serviceName", ""), **_tags(process.get("tags"))},
-        "scope": str(tags.pop("otel.scope.name", tags.pop("otel.library.name", ""))),
+        "resource": {"service.name": str(process.get("serviceName", "")), **_tags(process.get("tags"))},
+        "scope": scope,
     }
 
 

@@ -67,7 +67,7 @@ def request_of_json(value: Any) -> ExportTraceServiceRequest:
     try:
         ParseDict(_with_ids(cast(Any, value), _base64), request, ignore_unknown_fields=True)
     except (ParseError, binascii.Error) as error:
-        raise ValueError(f"it is not OTLP: {error}") from error
+        raise ValueError("its fields are not those of OTLP") from error  # what the library says holds what it read
     return request
 
 
@@ -75,7 +75,7 @@ def _record(span: Span, resource: dict[str, Any], scope: str) -> SpanRecord:
     return {
         "trace_id": span.trace_id.hex(),
         "span_id": span.span_id.hex(),
-        "parent_id": span.parent_span_id.hex() or None,
+        "parent_id": (span.parent_span_id != span.span_id and span.parent_span_id.hex()) or None,
         "name": span.name,
         "kind": _KINDS.get(span.kind, SpanKind.INTERNAL).name,
         "start": span.start_time_unix_nano,

@@ -57,61 +57,68 @@ class SpanQueue(SpanProcessor):
     def _begin(self) -> None:
         self._waiting = deque[ReadableSpan]()
         self._state = threading.Condition()
-        self._storing = self._hurry = self._closed = False
-        self._said = 0.0
+        self._taken = self._stored = self._hurry = 0
+        self._closed = False
+        self._said_at, self._said = 0.0, self.dropped
         self._thread = threading.Thread(target=self._work, name="hetero spans", daemon=True)
         self._thread.start()
 
     def on_end(self, span: ReadableSpan) -> None:
         """Take a span."""
         with self._state:
-            while len(self._waiting) >= self._size:
-                if not self._block or self._closed:
-                    return self._drop()
+            while len(self._waiting) >= self._size and self._block and not self._closed:
                 self._state.wait()
+            if self._closed or len(self._waiting) >= self._size:
+                return self._drop()
             self._waiting.append(span)
+            self._taken += 1
             if len(self._waiting) in (1, BATCH):
                 self._state.notify_all()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Wait until all spans that ended before are stored; False if that takes longer."""
         with self._state:
-            self._hurry = True
+            before = self._hurry = self._taken
             self._state.notify_all()
-            return self._state.wait_for(lambda: not self._waiting and not self._storing, timeout_millis / 1000)
+            return self._state.wait_for(lambda: self._stored >= before, timeout_millis / 1000)
 
     def shutdown(self) -> None:
-        """Store what waits, and end the thread."""
+        """Store what waits, and end the thread; spans that end later are dropped and counted."""
         with self._state:
             self._closed = True
             self._state.notify_all()
         self._thread.join()
+        if self.dropped != self._said:
+            self._say()
 
     def _drop(self) -> None:
         self.dropped += 1
-        if time.monotonic() - self._said > SAID_SECONDS:
-            self._said = time.monotonic()
-            _log.warning(
-                "%d spans were dropped so far: %d wait to be stored already; [vault] in hetero.toml has queue and when_full.",
-                self.dropped,
-                self._size,
-            )
+        if time.monotonic() - self._said_at > SAID_SECONDS:
+            self._say()
+
+    def _say(self) -> None:
+        self._said_at, self._said = time.monotonic(), self.dropped
+        _log.warning(
+            "%d spans were dropped so far: %s.",
+            self.dropped,
+            "they ended after the end"
+            if self._closed and not self._waiting
+            else f"{self._size} wait to be stored already; [vault] in hetero.toml has queue and when_full",
+        )
 
     def _work(self) -> None:
-        while (batch := self._next()) is not None:
+        while batch := self._next():
             self._store(batch)
             with self._state:
-                self._storing = False
+                self._stored += len(batch)
                 self._state.notify_all()
 
-    def _next(self) -> list[ReadableSpan] | None:
-        """Wait for a batch; None when it is over."""
+    def _next(self) -> list[ReadableSpan]:
+        """Wait for a batch; an empty one when it is over."""
         with self._state:
             self._state.wait_for(lambda: self._waiting or self._closed)
-            self._state.wait_for(lambda: len(self._waiting) >= BATCH or self._hurry or self._closed, LINGER_SECONDS)
-            if not self._waiting:
-                return None
+            hurried = lambda: len(self._waiting) >= BATCH or self._hurry > self._stored or self._closed  # noqa: E731
+            self._state.wait_for(hurried, LINGER_SECONDS)
             batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-            self._storing, self._hurry = True, self._hurry and bool(self._waiting)
-            self._state.notify_all()
+            self._state.notify_all()  # there is room
             return batch

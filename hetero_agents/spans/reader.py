@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ..errors import KeyAccessError
 from .names import Names
 from .record import SpanRecord
+from .subjects import person_of
 from .vault import Feedback, Vault
 
 Outcome = Literal["ok", "failed", "unknown"]
@@ -28,7 +29,9 @@ class Trace:
     def roots(self) -> list[SpanRecord]:
         """The spans whose parent is not in the vault."""
         ids = {span["span_id"] for span in self.spans}
-        return [span for span in self.spans if span["parent_id"] not in ids]
+        return [span for span in self.spans if span["parent_id"] not in ids] or self.spans[
+            :1
+        ]  # others may write circles
 
     def children(self, span: SpanRecord) -> list[SpanRecord]:
         """The spans directly below one."""
@@ -40,9 +43,12 @@ class Trace:
         return self._outcome_of(self.roots)
 
     def outcome_of(self, span: SpanRecord) -> Outcome:
-        """How the run that a span belongs to ended: a trace holds several where the user's own span is around them."""
+        """What was said of a span, else how its run ended: a trace holds several where the user's own span is around them."""
+        scores = [f.score for f in self.feedback if f.span_id == span["span_id"] and f.score is not None]
+        if scores:
+            return "ok" if scores[-1] >= 0.5 else "failed"
         by_id = {other["span_id"]: other for other in self.spans}
-        while (parent := by_id.get(span["parent_id"] or "")) is not None:
+        while (parent := by_id.pop(span["parent_id"] or "", None)) is not None:
             span = parent
         return self._outcome_of([span])
 
@@ -77,6 +83,8 @@ class SlotCall:
     outcome: Outcome
     """Feedback on the call itself, else how its run ended."""
     start: int
+    person: str | None = None
+    """Whose data it is, as the span says it."""
 
 
 def read_traces(vault: Vault, *, slot: str | None = None, traces: Collection[str] | None = None) -> Iterator[Trace]:
@@ -92,7 +100,6 @@ def calls_of(vault: Vault, slot: str) -> Iterator[SlotCall]:
     """Give a slot's calls that have an answer, trace by trace; children of a killed run have outcome unknown."""
     for trace in read_traces(vault, slot=slot):
         answers = {f.span_id: f for f in trace.feedback if f.has_answer and f.span_id}
-        scores = {f.span_id: f.score for f in trace.feedback if f.score is not None and f.span_id}
         for span in trace.spans:
             attributes = span["attributes"]
             if span.get("withheld"):
@@ -104,7 +111,6 @@ def calls_of(vault: Vault, slot: str) -> Iterator[SlotCall]:
             correction = answers.get(span["span_id"])
             if correction is None and Names.OUTPUT not in attributes:
                 continue
-            score = scores.get(span["span_id"])
             yield SlotCall(
                 slot=slot,
                 trace_id=trace.trace_id,
@@ -117,6 +123,7 @@ def calls_of(vault: Vault, slot: str) -> Iterator[SlotCall]:
                 specialist=attributes.get(Names.SPECIALIST),
                 trainable=attributes.get(Names.TRAINABLE, False),
                 hci=attributes.get(Names.HCI, False),
-                outcome=trace.outcome_of(span) if score is None else "ok" if score >= 0.5 else "failed",
+                outcome=trace.outcome_of(span),
                 start=span["start"],
+                person=person_of(span),
             )

@@ -14,8 +14,9 @@ import json
 import logging
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
@@ -33,7 +34,7 @@ from ..errors import HeteroError, UserError
 from .otlp import records_of, request_of_json
 from .record import SpanRecord
 
-LARGEST: Final = 64 * 2**20
+LARGEST: Final = 16 * 2**20
 """Bytes of the largest request, unpacked."""
 
 AT_ONCE: Final = 16
@@ -79,11 +80,11 @@ class Receiver:
         Raises:
             UserError: the address cannot be used, or is open to others and has no token.
         """
-        if token is None and not _is_loopback(host):
+        if not token and not _is_loopback(host):
             raise UserError(
                 f"{host} is open to other machines, so senders need a token: set HETERO_COLLECT_TOKEN, or listen on 127.0.0.1."
             )
-        self._store, self._token = store, token
+        self._store, self._token = store, token or None
         self._gate = threading.BoundedSemaphore(AT_ONCE)
         self._counting = threading.Lock()
         self.stored = self.refused = 0
@@ -117,30 +118,34 @@ class Receiver:
         expected = f"Bearer {self._token}".encode()
         return self._token is None or hmac.compare_digest((authorization or "").encode(), expected)
 
-    def take(self, read: Callable[[], ExportTraceServiceRequest]) -> ExportTraceServiceResponse:
-        """Read and store one request.
+    @contextmanager
+    def place(self) -> Generator[None]:
+        """Hold one of the places for requests.
 
         Raises:
-            _NotOtlp: it cannot be read.
-            _Busy: there are too many at a time.
-            HeteroError: it could not be stored; the sender keeps it.
+            _Busy: there is none.
         """
         if not self._gate.acquire(blocking=False):
             raise _Busy
         try:
-            try:
-                records, rejected = records_of(read())
-            except (ValueError, DecodeError, EOFError, OSError, zlib.error) as error:
-                raise _NotOtlp(f"this is not OTLP: {error}") from error
-            try:
-                if records:
-                    self._store(records)
-            except Exception:
-                with self._counting:
-                    self.refused += len(records)
-                raise
+            yield
         finally:
             self._gate.release()
+
+    def take(self, request: ExportTraceServiceRequest) -> ExportTraceServiceResponse:
+        """Store a request.
+
+        Raises:
+            HeteroError: it could not be stored; the sender keeps it.
+        """
+        records, rejected = records_of(request)
+        try:
+            if records:
+                self._store(records)
+        except Exception:
+            with self._counting:
+                self.refused += len(records)
+            raise
         with self._counting:
             self.stored += len(records)
             self.refused += rejected
@@ -167,7 +172,8 @@ class Receiver:
                 if not receiver.knows(said.get("authorization")):
                     context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is missing or wrong")
                 try:
-                    return receiver.take(lambda: request)
+                    with receiver.place():
+                        return receiver.take(request)
                 except _Busy:
                     context.abort(grpc.StatusCode.UNAVAILABLE, "too many requests at a time")
                 except Exception as error:
@@ -232,12 +238,13 @@ class _Handler(BaseHTTPRequestHandler):
             return self._say(HTTPStatus.LENGTH_REQUIRED, b"Content-Length is missing")
         if not 0 <= length <= LARGEST:
             return self._say(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, b"the request is too large")
-        body = self.rfile.read(length)
-        if len(body) < length:
-            return None
-        self.close_connection = False
         try:
-            response = receiver.take(lambda: _read(body, self.headers.get("Content-Encoding"), is_json))
+            with receiver.place():
+                body = self.rfile.read(length)
+                if len(body) < length:
+                    return None
+                self.close_connection = False
+                response = receiver.take(_read(body, self.headers.get("Content-Encoding"), is_json))
         except _Busy:
             return self._say(HTTPStatus.SERVICE_UNAVAILABLE, b"too many requests at a time", retry=True)
         except _NotOtlp as error:
@@ -264,14 +271,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _read(body: bytes, encoding: str | None, is_json: bool) -> ExportTraceServiceRequest:
-    if encoding == "gzip":
-        with gzip.open(io.BytesIO(body)) as unpacked:
-            body = unpacked.read(LARGEST + 1)
-        if len(body) > LARGEST:
-            raise ValueError("it is too large")
-    elif encoding not in (None, "", "identity"):
-        raise ValueError(f"the encoding {encoding!r} is not known")
-    return request_of_json(json.loads(body)) if is_json else ExportTraceServiceRequest.FromString(body)
+    try:
+        if encoding == "gzip":
+            with gzip.open(io.BytesIO(body)) as unpacked:
+                body = unpacked.read(LARGEST + 1)
+            if len(body) > LARGEST:
+                raise _NotOtlp("the request is too large")
+        elif encoding not in (None, "", "identity"):
+            raise _NotOtlp("Content-Encoding is gzip or identity")
+        return request_of_json(json.loads(body)) if is_json else ExportTraceServiceRequest.FromString(body)
+    except (ValueError, DecodeError, EOFError, OSError, zlib.error) as error:
+        raise _NotOtlp("this is not OTLP") from error
 
 
 def _reason(error: Exception) -> str:

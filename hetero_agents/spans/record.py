@@ -33,6 +33,9 @@ _STRUCTURE: Final = {
 _NAMED_BY_CODE: Final = ("hetero_agents", "pydantic-ai")
 """Scopes whose span names are made of names in code; another library's may hold what a user typed."""
 
+FOREIGN: Final = "imported:"
+"""Stands before the scope of spans that other programs made."""
+
 _SOFTWARE: Final = (
     "service.name",
     "service.version",
@@ -117,6 +120,15 @@ def readable_of(record: SpanRecord) -> ReadableSpan:
         end_time=record["end"],
         instrumentation_scope=InstrumentationScope(record["scope"]),
     )
+
+
+def foreign_record(record: SpanRecord) -> SpanRecord:
+    """Return a span of another program: not ours, whatever it says."""
+    return {
+        **record,
+        "scope": f"{FOREIGN}{record['scope'].removeprefix(FOREIGN)}",
+        "attributes": {key: value for key, value in record["attributes"].items() if not key.startswith("hetero.")},
+    }
 
 
 def named_by_code(record: SpanRecord) -> bool:

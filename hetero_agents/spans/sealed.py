@@ -7,6 +7,7 @@ anyway. Whoever only writes holds no secret.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -32,7 +33,6 @@ from .keys import (
     find_opener,
     key_file,
     new_keyring,
-    public_text,
     write_key,
 )
 from .names import Names
@@ -44,6 +44,9 @@ from .vault import Feedback
 
 FIRST_READER: Final = "owner"
 """The curator whose keys the first write makes where there are none."""
+
+LONGEST_SLOT: Final = 512
+"""Characters of the longest slot id by which runs are found."""
 
 MOST_RUNS: Final = 100
 """Runs that a line of the record of openings names at most."""
@@ -208,7 +211,7 @@ class SealedVault:
                     record["trace_id"],
                     record["span_id"],
                     record["start"],
-                    record["attributes"].get(Names.SLOT),
+                    _slot_of(record),
                     person_of(record),
                     *_split(record),
                 )
@@ -224,24 +227,24 @@ class SealedVault:
         self._append([row])
 
     def _sealed(self, rows: Sequence[_Row]) -> list[bytes]:
-        """The bodies of records; content of a person is sealed to that person's key."""
+        """The bodies of records; content of a person is sealed to that person's key, and whose it is to the content compartment."""
         keyring = self.keyring() or self.made_keyring()
         structures, contents = keyring.batch_key("structure"), keyring.batch_key("content")
-        of_persons: dict[str, tuple[dict[str, str], BatchKey]] = {}
+        of_persons: dict[str, tuple[bytes, BatchKey]] = {}
         bodies: list[bytes] = []
         for row in rows:
             head = _json([row.kind, row.trace, row.span, row.start, row.slot, keyring.epoch])
-            structure, key = row.structure, contents
+            structure, subject, key = row.structure, b"", contents
             if row.person is not None:
                 if row.person not in of_persons:
-                    tag = tag_of(self.surrogate_key(), row.person)
-                    public = self._subjects(keyring).public(tag, keyring)
-                    said = {"tag": tag, "key": public_text(public)}
-                    of_persons[row.person] = said, BatchKey("content", public)
-                said, key = of_persons[row.person]
-                structure = {**structure, "subject": said}
+                    name, public = self._subjects(keyring).public(tag_of(self.surrogate_key(), row.person), keyring)
+                    of_persons[row.person] = name.encode(), BatchKey("content", public)
+                name, key = of_persons[row.person]
+                subject = contents.seal(name, head)
+                structure = {**structure, "subject": len(subject)}
             sealed = structures.seal(_json(structure), head)
-            bodies.append(_LENGTHS.pack(len(head), len(sealed)) + head + sealed + key.seal(_json(row.content), head))
+            lengths = _LENGTHS.pack(len(head), len(sealed))
+            bodies.append(lengths + head + sealed + subject + key.seal(_json(row.content), head))
         return bodies
 
     def _append(self, rows: Sequence[_Row]) -> None:
@@ -317,8 +320,10 @@ class SealedVault:
 
     def close(self) -> None:
         """Let go of the file that is being written."""
+        if self._pid != os.getpid():  # the file is the parent's, and so may be the lock
+            return
         with self._lock:
-            if self._writer is not None and self._pid == os.getpid():
+            if self._writer is not None:
                 self._writer.close()
             self._writer = None
 
@@ -349,7 +354,7 @@ class SealedVault:
             return None
         structure, sealed = parts
         try:
-            return structure, self._content(entry, structure.pop("subject", None), sealed)
+            return structure, self._content(entry, structure.pop("subject", 0), sealed)
         except (InvalidTag, ValueError):
             return self._tampered(entry)
 
@@ -373,16 +378,26 @@ class SealedVault:
     def _tampered(self, entry: _Entry) -> None:
         _log.warning("A record of %s was changed after it was written; it is left out.", entry.path)
 
-    def _content(self, entry: _Entry, subject: dict[str, str] | None, sealed: bytes) -> dict[str, Any] | None:
+    def _content(self, entry: _Entry, subject: int, sealed: bytes) -> dict[str, Any] | None:
+        """What of a record is content.
+
+        Args:
+            entry: the record.
+            subject: bytes at the beginning of what is sealed that say whose it is.
+            sealed: these and the content.
+        """
         opener = self.opener()
         if not opener.opens("content"):
             return None
         private: X25519PrivateKey | None = None
-        if subject is not None:
-            private = self._subjects(opener.keyring).private(subject["tag"], subject["key"], entry.epoch, opener)
+        if subject:
+            private = self._subjects(opener.keyring).private(self._subject(entry, subject, sealed), entry.epoch, opener)
             if private is None:
                 return _FORGOTTEN
-        return json.loads(opener.open("content", entry.epoch, sealed, entry.head, private))
+        return json.loads(opener.open("content", entry.epoch, sealed[subject:], entry.head, private))
+
+    def _subject(self, entry: _Entry, subject: int, sealed: bytes) -> str:
+        return self.opener().open("content", entry.epoch, sealed[:subject], entry.head).decode()
 
     def record(self, did: str, **about: Any) -> None:
         """Add a line to the record of openings, of what is going to be done with this vault by whoever this account is.
@@ -414,22 +429,32 @@ class SealedVault:
     # -- forgetting --------------------------------------------------------------------------------
 
     def spans_of(self, person: str) -> list[tuple[str, str]]:
-        """Return (trace, span) of what is stored of a person, whose content can still be opened or was forgotten.
+        """Return (trace, span) of what is stored of a person and was not forgotten.
 
         Args:
             person: as `subject()` was told.
 
         Raises:
-            KeyAccessError: this account has no key of a reader.
+            KeyAccessError: this account's key does not open content.
         """
-        tags = self._tags(person)
+        if not self.knows(person):
+            return []
+        keyring = self.opener().keyring
+        wanted = {self._subjects(keyring).id_of(tag_of(self.surrogate_key(), name)) for name in self.names_of(person)}
         entries = [entry for entry in self._scan() if entry.kind == "span"]
         self._note("look for a person", entries)
-        return [
-            (entry.trace, entry.span)
-            for entry in entries
-            if (parts := self._parts(entry)) is not None and parts[0].get("subject", {}).get("tag") in tags
-        ]
+        found: list[tuple[str, str]] = []
+        for entry in entries:
+            parts = self._parts(entry)
+            if parts is not None and (subject := parts[0].get("subject")):
+                with contextlib.suppress(InvalidTag):
+                    if self._subject(entry, subject, parts[1]) in wanted:
+                        found.append((entry.trace, entry.span))
+        return found
+
+    def knows(self, person: str) -> bool:
+        """Return whether there are keys of a person; that needs no key of a reader."""
+        return any(self._known_tags(person))
 
     def forget(self, person: str) -> bool:
         """Destroy a person's keys: the content that was sealed to them is never opened again.
@@ -443,26 +468,30 @@ class SealedVault:
         Raises:
             HeteroError: they cannot be destroyed.
         """
-        keyring = self.keyring()
-        if keyring is not None:
-            self.record("forget a person")
-        tags = [tag for tag in self._tags(person) if keyring and self._subjects(keyring).known(tag)]
+        tags = self._known_tags(person)
+        if (keyring := self.keyring()) is None or not tags:
+            return False
+        self.record("forget a person")
         try:
             for tag in tags:
-                assert keyring is not None
                 self._subjects(keyring).destroy(tag)
         except OSError as error:
             raise HeteroError(
                 f"The keys of this person in {self.folder} cannot be destroyed ({error.strerror})."
             ) from error
-        return bool(tags)
+        return True
 
-    def _tags(self, person: str) -> list[str]:
-        """The tags of a person, stored as a pseudonym or as it is."""
+    def names_of(self, person: str) -> list[str]:
+        """Return how a person may be named in what is stored: as it is, and by the pseudonym."""
         if self.keyring() is None:
+            return [person]
+        return [person, Surrogates(self.surrogate_key()).of("", PSEUDONYM, person)]
+
+    def _known_tags(self, person: str) -> list[str]:
+        if (keyring := self.keyring()) is None:
             return []
-        secret = self.surrogate_key()
-        return [tag_of(secret, name) for name in (person, Surrogates(secret).of("", PSEUDONYM, person))]
+        tags = [tag_of(self.surrogate_key(), name) for name in self.names_of(person)]
+        return [tag for tag in tags if self._subjects(keyring).id_of(tag)]
 
     def _subjects(self, keyring: Keyring) -> Subjects:
         self._subjects_kept = self._subjects_kept or Subjects(self.folder / "subjects", keyring.vault)
@@ -474,6 +503,12 @@ def _entry(path: Path, offset: int, length: int, beginning: bytes) -> _Entry:
     head = beginning[_LENGTHS.size : _LENGTHS.size + first]
     kind, trace, span, start, slot, epoch = json.loads(head)
     return _Entry(path, offset, length, head, kind, trace, span, start, slot, epoch)
+
+
+def _slot_of(record: SpanRecord) -> str | None:
+    """The slot's id, which stands in the clear: ours alone, and no text of any length."""
+    slot = record["attributes"].get(Names.SLOT)
+    return slot if isinstance(slot, str) and named_by_code(record) and len(slot) <= LONGEST_SLOT else None
 
 
 def _split(record: SpanRecord) -> tuple[dict[str, Any], dict[str, Any]]:

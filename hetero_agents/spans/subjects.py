@@ -28,6 +28,10 @@ _PERSONS: Final = (Names.SUBJECT, "enduser.id", "user.id")
 """Attributes that say whose data a span holds; the first one counts."""
 
 
+REMEMBERED: Final = 10_000
+"""Subjects whose keys are held in memory at most."""
+
+
 class SubjectKey(BaseModel):
     """A subject's key of one epoch."""
 
@@ -42,6 +46,8 @@ class SubjectKey(BaseModel):
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    id: str
+    """By which sealed content names the subject: by chance, so that it leads to nobody when this file is gone."""
     epochs: dict[int, SubjectKey] = {}
 
 
@@ -51,7 +57,7 @@ def person_of(record: SpanRecord) -> str | None:
 
 
 def tag_of(secret: bytes, person: str) -> str:
-    """Return the name under which a person's keys are kept: nobody finds the person by it without the vault's secret."""
+    """Return the name of the file with a person's keys: it leads to the person only with the vault's secret."""
     return hmac.digest(secret, b"subject\0" + person.encode("utf-8", "surrogatepass"), hashlib.sha256).hex()[:32]
 
 
@@ -62,32 +68,38 @@ class Subjects:
         """Name the folder of the keys and the vault's id."""
         self._folder = folder
         self._vault = vault
-        self._read: dict[str, tuple[int, _File]] = {}
+        self._read: dict[Path, tuple[int, _File]] = {}
+        self._paths: tuple[int, dict[str, Path]] = (0, {})
 
-    def public(self, tag: str, keyring: Keyring) -> X25519PublicKey:
-        """Return the key to which a subject's content is sealed now, made where there is none.
+    def public(self, tag: str, keyring: Keyring) -> tuple[str, X25519PublicKey]:
+        """Return a subject's id, and the key to which its content is sealed now; made where there is none.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: they cannot be written.
         """
-        found = self._file(tag).epochs.get(keyring.epoch)
-        return read_public(found.public) if found else self._made(tag, keyring)
+        file = self._file(self._path(tag))
+        if file is None or keyring.epoch not in file.epochs:
+            file = self._made(tag, keyring)
+        return file.id, read_public(file.epochs[keyring.epoch].public)
 
-    def private(self, tag: str, public: str, epoch: int, opener: Opener) -> X25519PrivateKey | None:
-        """Return the key that opens what was sealed to a subject's public key; None where it was destroyed.
+    def private(self, subject: str, epoch: int, opener: Opener) -> X25519PrivateKey | None:
+        """Return the key that opens what was sealed to a subject's key; None where it was destroyed.
 
         Raises:
             KeyAccessError: the reader opens no content.
         """
-        found = self._file(tag).epochs.get(epoch)
-        if found is None or found.public != public:
+        path = self._by_id().get(subject)
+        file = self._file(path) if path else None
+        if file is None or epoch not in file.epochs:
             return None
-        raw = SUITE.decrypt(b64decode(found.sealed), opener.private("content", epoch), self._info(tag))
+        sealed = b64decode(file.epochs[epoch].sealed)
+        raw = SUITE.decrypt(sealed, opener.private("content", epoch), self._info(file.id))
         return X25519PrivateKey.from_private_bytes(raw)
 
-    def known(self, tag: str) -> bool:
-        """Whether a subject has keys."""
-        return self._path(tag).exists()
+    def id_of(self, tag: str) -> str | None:
+        """Return the id of a subject that has keys."""
+        file = self._file(self._path(tag))
+        return file.id if file else None
 
     def destroy(self, tag: str) -> None:
         """Destroy a subject's keys: overwritten, then removed; durable when this returns.
@@ -108,35 +120,43 @@ class Subjects:
             finally:
                 os.close(folder)
 
-    def _made(self, tag: str, keyring: Keyring) -> X25519PublicKey:
+    def _made(self, tag: str, keyring: Keyring) -> _File:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with exclusive(self._folder / ".flock"):
-            file = self._file(tag)
-            if (found := file.epochs.get(keyring.epoch)) is None:
+            file = self._file(self._path(tag)) or _File(id=os.urandom(16).hex())
+            if keyring.epoch not in file.epochs:
                 private = X25519PrivateKey.generate()
                 compartment = read_public(keyring.epochs[-1]["content"].public)
-                sealed = SUITE.encrypt(private.private_bytes_raw(), compartment, self._info(tag))
-                found = SubjectKey(public=public_text(private.public_key()), sealed=b64encode(sealed).decode())
-                file = _File(epochs={**file.epochs, keyring.epoch: found})
+                sealed = SUITE.encrypt(private.private_bytes_raw(), compartment, self._info(file.id))
+                key = SubjectKey(public=public_text(private.public_key()), sealed=b64encode(sealed).decode())
+                file = file.model_copy(update={"epochs": {**file.epochs, keyring.epoch: key}})
                 write_atomically(self._path(tag), file.model_dump_json().encode())
-            return read_public(found.public)
+            return file
 
-    def _file(self, tag: str) -> _File:
-        path = self._path(tag)
+    def _by_id(self) -> dict[str, Path]:
+        try:
+            changed = self._folder.stat().st_mtime_ns
+        except FileNotFoundError:
+            return {}
+        if self._paths[0] != changed:
+            files = {path: self._file(path) for path in self._folder.glob(f"*{SUFFIX}")}
+            self._paths = changed, {file.id: path for path, file in files.items() if file}
+        return self._paths[1]
+
+    def _file(self, path: Path) -> _File | None:
         try:
             changed = path.stat().st_mtime_ns
-        except FileNotFoundError:
-            return _File()
-        if tag not in self._read or self._read[tag][0] != changed:
-            try:
+            if path not in self._read or self._read[path][0] != changed:
                 file = _File.model_validate_json(path.read_bytes())
-            except (ValidationError, FileNotFoundError):  # being destroyed
-                file = _File()
-            self._read[tag] = changed, file
-        return self._read[tag][1]
+                if len(self._read) >= REMEMBERED:
+                    self._read.clear()
+                self._read[path] = changed, file
+        except (FileNotFoundError, ValidationError):  # there is none, or it is being destroyed
+            return None
+        return self._read[path][1]
 
     def _path(self, tag: str) -> Path:
         return self._folder / f"{tag}{SUFFIX}"
 
-    def _info(self, tag: str) -> bytes:
-        return f"hetero_agents key of subject {tag} of vault {self._vault}".encode()
+    def _info(self, subject: str) -> bytes:
+        return f"hetero_agents key of subject {subject} of vault {self._vault}".encode()

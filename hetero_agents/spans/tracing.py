@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
+from typing import Protocol
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
@@ -23,11 +24,25 @@ from pydantic_ai.models.instrumented import InstrumentationSettings
 from ..errors import HeteroError
 from .names import Names
 from .queue import SpanQueue
-from .record import SpanRecord, readable_of, record_of, without_content
+from .record import SpanRecord, foreign_record, readable_of, record_of, without_content
 from .vault import Vault
 
-Redact = Callable[[Sequence[SpanRecord]], Sequence[SpanRecord]]
-"""Returns spans as they may be stored; one that it leaves out is not."""
+
+class Redact(Protocol):
+    """What spans pass before they are stored."""
+
+    def __call__(self, records: Sequence[SpanRecord], *, strict: bool = False) -> Sequence[SpanRecord]:
+        """Return spans as they may be stored; one that is left out is not.
+
+        Args:
+            records: the spans.
+            strict: raise where redaction fails, because somebody else still has them; else they lose their content.
+
+        Raises:
+            HeteroError: redaction failed, and `strict` was asked for.
+        """
+        ...
+
 
 _UNLIMITED = SpanLimits(
     max_span_attributes=SpanLimits.UNSET,
@@ -96,13 +111,21 @@ class Tracing:
             include_binary_content=redact is None,
         )
 
-    def store(self, records: Sequence[SpanRecord]) -> None:
+    def store(self, records: Sequence[SpanRecord]) -> Sequence[SpanRecord]:
         """Redact and store spans that were made elsewhere; they are on the disk when this returns, and do not go on to OTLP.
 
+        Nothing that they say makes them ours: our own attributes are left out, and all the rest is content.
+
+        Returns:
+            The spans as they were stored.
+
         Raises:
-            HeteroError: the vault cannot be written.
+            HeteroError: they cannot be redacted, or the vault cannot be written; nothing was stored.
         """
-        self._vault.write(self._redact(records) if self._redact else records)
+        foreign = [foreign_record(record) for record in records]
+        stored = self._redact(foreign, strict=True) if self._redact else foreign
+        self._vault.write(stored)
+        return stored
 
     def flush(self, timeout: float = 30.0) -> bool:
         """Wait until every finished span is stored and handed to OTLP.

@@ -28,6 +28,8 @@ _LABELS = {"PERSON": "PERSON", "GPE": "LOCATION", "LOC": "LOCATION", "FAC": "LOC
 """Presidio's names of what the spaCy model names."""
 _PROSE = 6
 """Words from which a text's language is asked for: of fewer it cannot be told."""
+_WORD = re.compile(r"(?<![\w.\-/])[^\W\d_]{2,}(?![\w\-/]|\.\w)")
+"""A word of prose: no part of an id, a path or a dotted name."""
 _SURE = 0.95
 """Probability from which a text counts as one in another language."""
 
@@ -83,7 +85,7 @@ class PresidioDetector:
             # All models read Latin letters; where most letters are others, a classifier is not needed.
             if sum(ord(c) > 0x24F for c in letters) > len(letters) / 2:
                 return False
-            if len(re.findall(r"[^\W\d_]{2,}", sentence)) >= _PROSE:
+            if len(_WORD.findall(sentence)) >= _PROSE:
                 language, probability = _IDENTIFIER.classify(sentence)
                 if language != self._language and probability >= _SURE:
                     return False

@@ -36,6 +36,28 @@ _ORIGIN: Final = re.compile(
 )
 """Attributes that say where and for whom a span was made; they are left out."""
 
+_CODE_NAMES: Final = {
+    "gen_ai.agent.name",
+    "gen_ai.operation.name",
+    "gen_ai.provider.name",
+    "gen_ai.request.model",
+    "gen_ai.response.model",
+    "gen_ai.system",
+    "gen_ai.tool.name",
+    "graph.node.id",
+    "llm.model_name",
+    "llm.provider",
+    "llm.request.type",
+    "llm.system",
+    "openinference.span.kind",
+    "traceloop.entity.name",
+    "traceloop.entity.path",
+    "traceloop.span.kind",
+    "traceloop.workflow.name",
+}
+"""Attributes of other programs' spans that name agents, tasks, tools and models: what has the form of `_CODE_NAME` stays."""
+_CODE_NAME: Final = re.compile(r"[A-Za-z_][\w .:/-]{0,80}")
+
 _FORM_FIELDS: Final = {"role", "type", "finish_reason"}
 _FORM: Final = re.compile(r"[a-z_]{1,24}")
 """What the fields above hold in messages: words of the GenAI conventions, not of people."""
@@ -254,6 +276,8 @@ class _Walk:
                     attributes[key] = _compact({k: v if k in kept else self._value(v, k) for k, v in fields.items()})
                 else:
                     attributes[key] = _compact(self._value(fields, None))
+            elif key in _CODE_NAMES and not ours and isinstance(value, str) and _CODE_NAME.fullmatch(value):
+                attributes[key] = value
             elif not is_structure(record, key) and not _ORIGIN.match(key):
                 attributes[key if ours else self._key(key, attributes)] = self._value(value, key)
         return {

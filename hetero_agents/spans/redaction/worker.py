@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, Pipe
 from typing import TYPE_CHECKING, Any, Final
 
-from ...errors import ConfigError
+from ...errors import ConfigError, HeteroError
 from ..record import SpanRecord, without_content
 
 if TYPE_CHECKING:
@@ -95,8 +95,16 @@ class RedactionWorker:
         self._rests_until = 0.0
         self.dropped = 0
 
-    def __call__(self, records: Sequence[SpanRecord]) -> list[SpanRecord]:
-        """Return spans as they may be stored: redacted, or without their content where that cannot be done."""
+    def __call__(self, records: Sequence[SpanRecord], *, strict: bool = False) -> list[SpanRecord]:
+        """Return spans as they may be stored: redacted, or without their content where that cannot be done.
+
+        Args:
+            records: the spans.
+            strict: raise where redaction fails. A text that is too long, or in another language, costs its content all the same.
+
+        Raises:
+            HeteroError: redaction failed, and `strict` was asked for.
+        """
         if self._pid != os.getpid():  # after a fork: the worker is the parent's
             self._pid, self._lock, self._process, self._connection = os.getpid(), threading.Lock(), None, None
         with self._lock:
@@ -112,9 +120,12 @@ class RedactionWorker:
                     self._rests_until = time.monotonic() + REST_SECONDS
                     self._end()
                     what = str(error) if isinstance(error, _Refused) else type(error).__name__
-                    self._say(len(records), f"redaction failed ({what})")
+                    why = f"redaction failed ({what})"
             else:
-                self._say(len(records), "redaction failed before")
+                why = "redaction failed before"
+            if strict:
+                raise HeteroError(f"{len(records)} spans were not taken: {why}.")
+            self._say(len(records), why)
             return [without_content(record) for record in records]
 
     def close(self) -> None:
