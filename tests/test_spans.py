@@ -312,7 +312,9 @@ def test_more_spans_than_may_wait_are_dropped_counted_and_said(caplog: pytest.Lo
     assert not tracing.flush(), "spans were lost"
     assert (len(vault.spans), tracing.lost) == (9, 12)
     assert [span["name"] for span in vault.spans[1:]] == [f"span {number}" for number in range(8)]
-    assert caplog.text.count("spans were dropped so far: 8 wait to be stored already") == 1, "said once, not for each"
+    assert caplog.text.count("spans were dropped so far, the last because 8 others wait to be stored") == 1, (
+        "said once, not for each"
+    )
     ended(tracing, 1)
     assert tracing.flush()
     tracing.close()
@@ -347,7 +349,7 @@ def test_what_ends_after_the_end_is_counted_and_nothing_waits_for_it(caplog: pyt
     tracing = Tracing(MemoryVault())
     tracing.close()
     ended(tracing, 2)
-    assert tracing.lost == 2 and "they ended after the end" in caplog.text
+    assert tracing.lost == 2 and "it ended after the end" in caplog.text
     tracing.close()
 
 

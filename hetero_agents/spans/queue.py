@@ -59,7 +59,7 @@ class SpanQueue(SpanProcessor):
         self._state = threading.Condition()
         self._taken = self._stored = self._hurry = 0
         self._closed = False
-        self._said_at, self._said = 0.0, self.dropped
+        self._said_at, self._said, self._why = 0.0, self.dropped, ""
         self._thread = threading.Thread(target=self._work, name="hetero spans", daemon=True)
         self._thread.start()
 
@@ -68,8 +68,12 @@ class SpanQueue(SpanProcessor):
         with self._state:
             while len(self._waiting) >= self._size and self._block and not self._closed:
                 self._state.wait()
-            if self._closed or len(self._waiting) >= self._size:
-                return self._drop()
+            if self._closed:
+                return self._drop("it ended after the end of its process's spans")
+            if len(self._waiting) >= self._size:
+                return self._drop(
+                    f"{self._size} others wait to be stored; [vault] in hetero.toml has queue and when_full"
+                )
             self._waiting.append(span)
             self._taken += 1
             if len(self._waiting) in (1, BATCH):
@@ -89,22 +93,17 @@ class SpanQueue(SpanProcessor):
             self._state.notify_all()
         self._thread.join()
         if self.dropped != self._said:
-            self._say()
+            self._say(self._why)
 
-    def _drop(self) -> None:
+    def _drop(self, why: str) -> None:
         self.dropped += 1
+        self._why = why
         if time.monotonic() - self._said_at > SAID_SECONDS:
-            self._say()
+            self._say(why)
 
-    def _say(self) -> None:
+    def _say(self, why: str) -> None:
         self._said_at, self._said = time.monotonic(), self.dropped
-        _log.warning(
-            "%d spans were dropped so far: %s.",
-            self.dropped,
-            "they ended after the end"
-            if self._closed and not self._waiting
-            else f"{self._size} wait to be stored already; [vault] in hetero.toml has queue and when_full",
-        )
+        _log.warning("%d spans were dropped so far, the last because %s.", self.dropped, why)
 
     def _work(self) -> None:
         while batch := self._next():

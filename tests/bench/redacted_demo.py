@@ -42,7 +42,7 @@ ITEM_OF: dict[str, str] = {}
 """Item by the trace of its run: the redacted request does not say whose it is."""
 
 
-@code_agent(name="desk.work")
+@code_agent(name="desk.redacted")
 async def one_run(item: Item) -> None:
     """Serve one item, and note its trace."""
     ITEM_OF[f"{get_current_span().get_span_context().trace_id:032x}"] = item.id
@@ -84,6 +84,9 @@ async def run(items: list[Item]) -> float:
     REDACTED.mkdir(parents=True)
     toml = (FOLDER / "hetero.toml").read_text().replace('content = "raw"', 'content = "redacted"')
     assert '"redacted"' in toml
+    # The tools on offer and their descriptions are code: nothing personal stands in them.
+    for name, parameter in (("desk.choose", "tools"), ("desk.fill", "parameters")):
+        toml = toml.replace(f'[slots."{name}"]', f'[slots."{name}"]\nunredacted = ["{parameter}"]')
     (REDACTED / "hetero.toml").write_text(toml)
     for name in ("desk.py", "answers.jsonl"):
         shutil.copyfile(FOLDER / name, REDACTED / name)
