@@ -594,7 +594,12 @@ def test_what_cannot_be_redacted_is_not_taken(tmp_path: Path, monkeypatch: pytes
     def start(*arguments: object, **options: object) -> None:
         raise OSError("no memory")
 
+    app.tracing.prepare()
+    assert app.redaction
+    app.redaction.close()
     monkeypatch.setattr(redaction_worker.subprocess, "Popen", start)
+    with pytest.raises(HeteroError, match="redaction failed"):
+        app.tracing.prepare()
     with pytest.raises(HeteroError, match="2 spans were not taken: redaction failed"):
         app.tracing.store(golden("openinference"))
     assert not list(app.vault.read())
@@ -612,5 +617,6 @@ def test_what_comes_in_is_redacted_and_its_sites_keep_their_names(tmp_path: Path
     assert "Hopper" not in json.dumps(stored)
     assert {call.site for call in model_calls(stored)} == {"Jordan", "native", "classify"}
     assert {call.model for call in model_calls(stored)} == {"openai:gpt-5.2"}
+    assert [s["name"] for s in stored if s["name"].startswith("chat")] == ["chat gpt-5.2"] * 2
     assert all(call.prompt and call.prompt.startswith("I am ") for call in model_calls(stored))
     app.close()

@@ -81,6 +81,7 @@ def collect(
     from ..spans.receiver import Receiver
 
     app = common.open_app(modules=False)
+    app.tracing.prepare()
     counted, counting = _Counted(), threading.Lock()
 
     def store(records: Iterable[SpanRecord]) -> None:

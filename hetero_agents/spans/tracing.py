@@ -111,6 +111,15 @@ class Tracing:
             include_binary_content=redact is None,
         )
 
+    def prepare(self) -> None:
+        """Start what `store` needs, so that the first sender does not wait for it.
+
+        Raises:
+            HeteroError: nothing could be taken, because it cannot be redacted.
+        """
+        if self._redact:
+            self._redact([], strict=True)
+
     def store(self, records: Sequence[SpanRecord]) -> Sequence[SpanRecord]:
         """Redact and store spans that were made elsewhere; they are on the disk when this returns, and do not go on to OTLP.
 

@@ -282,7 +282,9 @@ class _Walk:
                 attributes[key if ours else self._key(key, attributes)] = self._value(value, key)
         return {
             **structure,
-            "name": record["name"] if ours else self._value(record["name"], None),
+            "name": record["name"]
+            if ours or _named_by_its_code(attributes, record)
+            else self._value(record["name"], None),
             "message": self._value(record["message"], None),
             "attributes": attributes,
             "events": [
@@ -340,6 +342,15 @@ class _Walk:
             number += 1
             new = f"{changed} {number}"
         return new
+
+
+def _named_by_its_code(attributes: Mapping[str, Any], record: SpanRecord) -> bool:
+    """Whether a span's name is made of the operation and the names in code that stay beside it, `chat gpt-5.2` say."""
+    names = {
+        str(attributes[key]) for key in _CODE_NAMES & attributes.keys() if attributes[key] == record["attributes"][key]
+    }
+    operation, _, rest = record["name"].partition(" ")
+    return record["name"] in names or (operation in names and rest in names)
 
 
 class _Tile(NamedTuple):
