@@ -167,6 +167,7 @@ def test_spans_that_are_each_others_parent_are_read(desk: Hetero, tmp_path: Path
     assert desk("import", str(tmp_path / "circle.json"), "--json").json["spans"] == 2
     (row,) = desk("traces", "--json").json
     assert row["calls"] == 1
+    assert desk("traces", row["trace"]).code == 0, "drawn once, not for ever"
     first["parent_id"] = first["span_id"]
     assert records_of(request_of([first]))[0][0]["parent_id"] is None
 

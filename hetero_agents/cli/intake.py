@@ -91,7 +91,7 @@ def collect(
                 counted.count(stored)
 
     ended = threading.Event()
-    receiver = Receiver(store, host=host, port=port, grpc_port=grpc_port, token=os.environ.get(TOKEN_VARIABLE) or None)
+    receiver = Receiver(store, host=host, port=port, grpc_port=grpc_port, token=os.environ.get(TOKEN_VARIABLE))
 
     def end(number: int, frame: object) -> None:
         ended.set()

@@ -69,13 +69,14 @@ def traces_of(workspace: Workspace, vault: SealedVault, person: str) -> Traces:
         KeyAccessError: this account's key does not open content.
     """
     spans, names = vault.spans_of(person), vault.names_of(person)
+    logged = set(spans)
     touched, hashes, known = list[Path](), set[str](), set[str]()
     for path in sorted((workspace.state_dir / "distill").glob("*/*/dataset.json")):
         dataset = Dataset.from_json(path.read_text("utf-8"))
         known.add(dataset.sha256)
         # By name too: the spans may be gone already, their time being over.
         if any(
-            example.person in names or (example.trace_id, example.span_id) in spans
+            example.person in names or (example.trace_id, example.span_id) in logged
             for part in dataset.parts.values()
             for example in part
         ):

@@ -163,15 +163,12 @@ def _flat(
     return found
 
 
-def _plain(content: Any) -> str | None:
-    """A message's content as text; None where it holds more than one text."""
-    match _loaded(content) if isinstance(content, str) and content.startswith("[{") else content:
-        case str(text):
-            return text
-        case [{"type": "text", "text": str(text)}]:
-            return text
-        case _:
-            return content if isinstance(content, str) and not content.startswith('[{"type"') else None
+def _plain(content: Any) -> Any:
+    """A message's content as text: as it is, or the only text of a list of parts; None where the list holds more."""
+    parts = _dicts(_loaded(content)) if str(content).startswith("[{") else []
+    if not parts or any("type" not in part for part in parts):
+        return content
+    return parts[0].get("text") if len(parts) == 1 else None
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ class Trace:
     spans: list[SpanRecord]
     feedback: list[Feedback]
 
-    @property
+    @cached_property
     def roots(self) -> list[SpanRecord]:
         """The spans whose parent is not in the vault."""
         ids = {span["span_id"] for span in self.spans}
@@ -35,7 +36,7 @@ class Trace:
 
     def children(self, span: SpanRecord) -> list[SpanRecord]:
         """The spans directly below one."""
-        return [other for other in self.spans if other["parent_id"] == span["span_id"]]
+        return [s for s in self.spans if s["parent_id"] == span["span_id"] and s not in self.roots]
 
     @property
     def outcome(self) -> Outcome:

@@ -15,9 +15,8 @@ import secrets
 import struct
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -25,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from ..bindings.lock import exclusive, write_atomically
 from ..errors import HeteroError, UserError
 from . import audit
+from .form import FORGOTTEN, LENGTHS, Entry, Row, entry_of, joined, packed, slot_of, split
 from .keys import (
     Ask,
     BatchKey,
@@ -35,8 +35,7 @@ from .keys import (
     new_keyring,
     write_key,
 )
-from .names import Names
-from .record import SpanRecord, is_structure, named_by_code
+from .record import SpanRecord
 from .redaction.surrogates import PSEUDONYM, Surrogates
 from .segments import SUFFIX, Keep, Segment, SegmentWriter, remove_old
 from .subjects import Subjects, person_of, tag_of
@@ -45,48 +44,10 @@ from .vault import Feedback
 FIRST_READER: Final = "owner"
 """The curator whose keys the first write makes where there are none."""
 
-LONGEST_SLOT: Final = 512
-"""Characters of the longest slot id by which runs are found."""
-
 MOST_RUNS: Final = 100
 """Runs that a line of the record of openings names at most."""
 
-_FORGOTTEN: Final[dict[str, Any]] = {}
-"""In the place of content that nobody can open any more."""
-
-_LENGTHS: Final = struct.Struct(">HI")
-
 _log = logging.getLogger("hetero_agents")
-
-
-@dataclass(frozen=True)
-class _Row:
-    """What one record is made of."""
-
-    kind: Literal["span", "feedback"]
-    trace: str
-    span: str
-    start: int
-    slot: str | None
-    person: str | None
-    structure: dict[str, Any]
-    content: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A record as it stands in the clear."""
-
-    path: Path
-    offset: int
-    length: int
-    head: bytes
-    kind: Literal["span", "feedback"]
-    trace: str
-    span: str
-    start: int
-    slot: str | None
-    epoch: int
 
 
 class SealedVault:
@@ -109,7 +70,7 @@ class SealedVault:
         self._writer: SegmentWriter | None = None
         self._secret: bytes | None = None
         self._subjects_kept: Subjects | None = None
-        self._segments: dict[Path, tuple[Segment, list[_Entry]]] = {}
+        self._segments: dict[Path, tuple[Segment, list[Entry]]] = {}
         self._keyring: tuple[int, Keyring] | None = None
         self._opener: Opener | None = None
         self._said: set[Path] = set()
@@ -206,14 +167,14 @@ class SealedVault:
         """Seal spans and store them, durably when this returns; of two with the same id the later one counts."""
         self._append(
             [
-                _Row(
+                Row(
                     "span",
                     record["trace_id"],
                     record["span_id"],
                     record["start"],
-                    _slot_of(record),
+                    slot_of(record),
                     person_of(record),
-                    *_split(record),
+                    *split(record),
                 )
                 for record in records
             ]
@@ -223,17 +184,17 @@ class SealedVault:
         """Seal feedback and store it."""
         structure = {"span_id": feedback.span_id, "score": feedback.score, "has_answer": feedback.has_answer}
         content = {"answer": feedback.answer}
-        row = _Row("feedback", feedback.trace_id, "", feedback.time, None, feedback.person, structure, content)
+        row = Row("feedback", feedback.trace_id, "", feedback.time, None, feedback.person, structure, content)
         self._append([row])
 
-    def _sealed(self, rows: Sequence[_Row]) -> list[bytes]:
+    def _sealed(self, rows: Sequence[Row]) -> list[bytes]:
         """The bodies of records; content of a person is sealed to that person's key, and whose it is to the content compartment."""
         keyring = self.keyring() or self.made_keyring()
         structures, contents = keyring.batch_key("structure"), keyring.batch_key("content")
         of_persons: dict[str, tuple[bytes, BatchKey]] = {}
         bodies: list[bytes] = []
         for row in rows:
-            head = _json([row.kind, row.trace, row.span, row.start, row.slot, keyring.epoch])
+            head = packed([row.kind, row.trace, row.span, row.start, row.slot, keyring.epoch])
             structure, subject, key = row.structure, b"", contents
             if row.person is not None:
                 if row.person not in of_persons:
@@ -242,12 +203,12 @@ class SealedVault:
                 name, key = of_persons[row.person]
                 subject = contents.seal(name, head)
                 structure = {**structure, "subject": len(subject)}
-            sealed = structures.seal(_json(structure), head)
-            lengths = _LENGTHS.pack(len(head), len(sealed))
-            bodies.append(lengths + head + sealed + subject + key.seal(_json(row.content), head))
+            sealed = structures.seal(packed(structure), head)
+            lengths = LENGTHS.pack(len(head), len(sealed))
+            bodies.append(lengths + head + sealed + subject + key.seal(packed(row.content), head))
         return bodies
 
-    def _append(self, rows: Sequence[_Row]) -> None:
+    def _append(self, rows: Sequence[Row]) -> None:
         if (
             self._pid != os.getpid()
         ):  # after a fork the file is the parent's, and the lock may be held by a thread that is not here
@@ -287,7 +248,7 @@ class SealedVault:
         self._note("read", latest, slot=slot, runs=traces)
         for entry in sorted(latest.values(), key=lambda entry: (entry.trace, entry.start)):
             if (parts := self._open(entry)) is not None:
-                yield _joined(entry, *parts)
+                yield joined(entry, *parts)
 
     def traces(self, limit: int) -> list[str]:
         """Return the ids of the latest traces, newest first."""
@@ -327,7 +288,7 @@ class SealedVault:
                 self._writer.close()
             self._writer = None
 
-    def _scan(self) -> Iterator[_Entry]:
+    def _scan(self) -> Iterator[Entry]:
         """Every record's head, files in the order of their making."""
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             segment, entries = self._segments.setdefault(path, (Segment(path), []))
@@ -337,7 +298,7 @@ class SealedVault:
                 continue
             for body in bodies:
                 try:
-                    entries.append(_entry(path, *body))
+                    entries.append(entry_of(path, *body))
                 except (ValueError, struct.error):  # a whole frame of somebody else's making
                     segment.damaged += 1
             if (segment.damaged or segment.torn) and path not in self._said:
@@ -348,7 +309,7 @@ class SealedVault:
                 _log.warning("%s holds %s, left out; the others are read.", path, what)
             yield from entries
 
-    def _open(self, entry: _Entry) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
+    def _open(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
         """Structure and content, content only for who may see it; None where the record is gone or was tampered with."""
         if (parts := self._parts(entry)) is None:
             return None
@@ -358,7 +319,7 @@ class SealedVault:
         except (InvalidTag, ValueError):
             return self._tampered(entry)
 
-    def _parts(self, entry: _Entry) -> tuple[dict[str, Any], bytes] | None:
+    def _parts(self, entry: Entry) -> tuple[dict[str, Any], bytes] | None:
         """A record's structure, and its content still sealed; None where the record is gone or was tampered with."""
         try:
             with entry.path.open("rb") as file:
@@ -366,8 +327,8 @@ class SealedVault:
                 body = file.read(entry.length)
         except FileNotFoundError:  # its time was over
             return None
-        first, second = _LENGTHS.unpack_from(body)
-        begin = _LENGTHS.size + first
+        first, second = LENGTHS.unpack_from(body)
+        begin = LENGTHS.size + first
         sealed = body[begin : begin + second]
         try:
             opened = self.opener().open("structure", entry.epoch, sealed, entry.head)
@@ -375,10 +336,10 @@ class SealedVault:
         except (InvalidTag, ValueError):
             return self._tampered(entry)
 
-    def _tampered(self, entry: _Entry) -> None:
+    def _tampered(self, entry: Entry) -> None:
         _log.warning("A record of %s was changed after it was written; it is left out.", entry.path)
 
-    def _content(self, entry: _Entry, subject: int, sealed: bytes) -> dict[str, Any] | None:
+    def _content(self, entry: Entry, subject: int, sealed: bytes) -> dict[str, Any] | None:
         """What of a record is content.
 
         Args:
@@ -393,10 +354,10 @@ class SealedVault:
         if subject:
             private = self._subjects(opener.keyring).private(self._subject(entry, subject, sealed), entry.epoch, opener)
             if private is None:
-                return _FORGOTTEN
+                return FORGOTTEN
         return json.loads(opener.open("content", entry.epoch, sealed[subject:], entry.head, private))
 
-    def _subject(self, entry: _Entry, subject: int, sealed: bytes) -> str:
+    def _subject(self, entry: Entry, subject: int, sealed: bytes) -> str:
         return self.opener().open("content", entry.epoch, sealed[:subject], entry.head).decode()
 
     def record(self, did: str, **about: Any) -> None:
@@ -496,54 +457,3 @@ class SealedVault:
     def _subjects(self, keyring: Keyring) -> Subjects:
         self._subjects_kept = self._subjects_kept or Subjects(self.folder / "subjects", keyring.vault)
         return self._subjects_kept
-
-
-def _entry(path: Path, offset: int, length: int, beginning: bytes) -> _Entry:
-    first, _ = _LENGTHS.unpack_from(beginning)
-    head = beginning[_LENGTHS.size : _LENGTHS.size + first]
-    kind, trace, span, start, slot, epoch = json.loads(head)
-    return _Entry(path, offset, length, head, kind, trace, span, start, slot, epoch)
-
-
-def _slot_of(record: SpanRecord) -> str | None:
-    """The slot's id, which stands in the clear: ours alone, and no text of any length."""
-    slot = record["attributes"].get(Names.SLOT)
-    return slot if isinstance(slot, str) and named_by_code(record) and len(slot) <= LONGEST_SLOT else None
-
-
-def _split(record: SpanRecord) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What an operator may see of a span, and the rest."""
-    by_code = named_by_code(record)
-    plain = {key: value for key, value in record["attributes"].items() if is_structure(record, key)}
-    structure: dict[str, Any] = {
-        "parent_id": record["parent_id"],
-        "name": record["name"] if by_code else "span",
-        "kind": record["kind"],
-        "end": record["end"],
-        "status": record["status"],
-        "scope": record["scope"],
-        "attributes": plain,
-    }
-    content: dict[str, Any] = {
-        "message": record["message"],
-        "events": record["events"],
-        "links": record["links"],
-        "resource": record["resource"],
-        "attributes": {key: value for key, value in record["attributes"].items() if key not in plain},
-    }
-    return structure, content if by_code else {**content, "name": record["name"]}
-
-
-def _joined(entry: _Entry, structure: dict[str, Any], content: dict[str, Any] | None) -> SpanRecord:
-    nothing: dict[str, Any] = {"message": None, "events": [], "links": [], "resource": {}, "attributes": {}}
-    record = {"trace_id": entry.trace, "span_id": entry.span, "start": entry.start, **structure, **(content or nothing)}
-    record["attributes"] = {**structure["attributes"], **(content or nothing)["attributes"]}
-    if content is None:
-        record["withheld"] = True
-    if content is _FORGOTTEN:
-        record["forgotten"] = True
-    return cast(SpanRecord, record)
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
