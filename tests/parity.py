@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hetero_agents import Slot
-from hetero_agents.distill.train import chat_of, load_base
+from hetero_agents.distill.train import load_base
 from hetero_agents.engines import Endpoint
 from hetero_agents.engines.adapter import adapter_to_gguf
 from hetero_agents.engines.catalog import Weights, fetch_weights
@@ -63,7 +63,7 @@ def measure(
 
     Args:
         weights: the base.
-        adapter: the specialist's PEFT folder, with its `adapter.gguf`.
+        adapter: the PEFT folder of a baked specialist, with its `adapter.gguf`.
         slot: its slot.
         calls: n bound arguments.
         folder: where the other adapters go.
@@ -80,7 +80,12 @@ def measure(
     async def all_answers(in_flight: int, order: Sequence[int]) -> dict[int, str]:
         servers = LocalServers()
         models = [
-            Endpoint(local_model(servers, weights, path, f"m{i}"), bare_json=True, settings={"max_tokens": MAX_TOKENS})
+            Endpoint(
+                local_model(servers, weights, path, f"m{i}", baked=path is not None),
+                bare_json=True,
+                baked=path is not None,
+                settings={"max_tokens": MAX_TOKENS},
+            )
             for i, path in enumerate(everyone)
         ]
         answers: dict[int, str] = {}
@@ -137,17 +142,14 @@ def transformers_answers(
     base, tokenizer = load_base(weights)
     model: Any = PeftModel.from_pretrained(base, str(adapter)).eval()
     end = tokenizer.convert_tokens_to_ids(weights.end_of_turn)
-    prompts = [
-        tokenizer.apply_chat_template(chat_of(slot.contract.messages(c)), tokenize=False, add_generation_prompt=True)
-        for c in calls
-    ]
+    prompts = [slot.contract.baked_text(call) for call in calls]
     forms = [[json.dumps(option, ensure_ascii=False) for option in slot.contract.options(call) or ()] for call in calls]
     words = {tokenizer.decode([number]): number for number in range(len(tokenizer)) if number != end}
     answers = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), 16):
         batch = order[start : start + 16]
-        tokens = tokenizer([prompts[i] for i in batch], return_tensors="pt", padding=True, add_special_tokens=False)
+        tokens = tokenizer([prompts[i] for i in batch], return_tensors="pt", padding=True)
         begin = tokens["input_ids"].shape[1]
 
         def allowed(row: int, ids: Any, batch: list[int] = batch, begin: int = begin) -> list[int]:

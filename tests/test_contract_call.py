@@ -180,6 +180,20 @@ def test_several_images_go_into_the_prompt_in_order() -> None:
     assert prompt_of(compare.contract.messages({"images": images, "question": "Same?"})) == ["Same?", *images]
 
 
+def test_calls_of_text_alone_can_be_baked() -> None:
+    @slot(name="contract.chat")
+    async def chat(history: list[ModelMessage], message: str) -> str: ...
+
+    @slot(name="contract.picture")
+    async def picture(image: BinaryContent) -> str: ...
+
+    @slot(name="contract.tool")
+    async def tool(text: str, limit: int, handle: Annotated[Handle, NotSent]) -> str: ...
+
+    assert [s.contract.can_bake for s in (chat, picture, tool)] == [False, False, True]
+    assert tool.contract.baked_text({"text": "x", "limit": 3, "handle": Handle()}) == "x\n3\n"
+
+
 # -- the answer ------------------------------------------------------------------------------------
 
 

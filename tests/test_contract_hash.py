@@ -107,6 +107,14 @@ def test_a_call_and_its_answer_are_written_like_this_as_long_as_the_form_keeps_i
     assert choose.contract.answer_text("a", arguments) == '"a"'
 
 
+def test_the_form_that_baked_specialists_are_trained_on_changes_with_form_alone() -> None:
+    schema = {"type": "object", "required": ["city"], "properties": {"city": {"type": "string"}}}
+    assert (
+        fill.contract.baked_text(fill.contract.bind(("Jazz in Oslo", schema), {})) == "{city: string}\nJazz in Oslo\n"
+    )
+    assert choose.contract.baked_text(choose.contract.bind(("Hi", ["a", "b"]), {})) == '["a","b"]\nHi\n'
+
+
 def hash_of(function: Any, **options: Any) -> str:
     return slot(name="hash.other", **options)(function).contract.sha256
 

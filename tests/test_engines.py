@@ -14,9 +14,10 @@ import pytest
 from pydantic_ai.direct import model_request
 from pydantic_ai.messages import ModelRequest
 
-from hetero_agents import Slot, slot
+from hetero_agents import EngineError, Slot, slot
 from hetero_agents.bindings import SpecialistId, Workspace
 from hetero_agents.contract import Sha256
+from hetero_agents.engines.endpoint import BAKED_TEMPLATE
 from hetero_agents.engines.vllm import VllmModel, VllmServer
 from hetero_agents.slots import App, registry
 from hetero_agents.testing import MemoryVault
@@ -120,7 +121,7 @@ class _Vllm(BaseHTTPRequestHandler):
         if self.path == "/v1/load_lora_adapter":
             self.loaded.add(body["lora_name"])
             self._answer(200, "Success")
-        elif body["model"] in self.loaded:
+        elif body["model"] in self.loaded and body["chat_template"] == BAKED_TEMPLATE:
             message = {"role": "assistant", "content": '"refund"'}
             choice = {"index": 0, "finish_reason": "stop", "message": message}
             self._answer(200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
@@ -143,7 +144,7 @@ def test_a_vllm_server_is_asked_to_load_what_it_does_not_have_again_after_its_re
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Vllm)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     vllm = VllmServer("tiny", f"http://127.0.0.1:{server.server_port}/v1")
-    model = VllmModel(vllm, vllm.adapter_name("desk.classify@1", Sha256("ab" * 32)), tmp_path)
+    model = VllmModel(vllm, vllm.adapter_name("desk.classify@1", Sha256("ab" * 32)), tmp_path, baked=True)
 
     async def answer() -> str | None:
         return (await model_request(model, [ModelRequest.user_text_prompt("broken")])).text
@@ -156,6 +157,27 @@ def test_a_vllm_server_is_asked_to_load_what_it_does_not_have_again_after_its_re
     try:
         assert asyncio.run(twice()) == ['"refund"', '"refund"']
         assert _Vllm.loaded == {"tiny-desk.classify@1-abababab"}
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _WaryVllm(_Vllm):
+    """vLLM as it comes: it takes no chat template from a request."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        message = "Chat template is passed with request, but --trust-request-chat-template is not set."
+        self._answer(400, {"error": {"message": message}})
+
+
+def test_a_vllm_server_that_takes_no_chat_template_is_told_how_to_be_started(tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _WaryVllm)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    model = VllmModel(VllmServer("tiny", f"http://127.0.0.1:{server.server_port}/v1"), "tiny-a@1", tmp_path, baked=True)
+    try:
+        with pytest.raises(EngineError, match="start it with --trust-request-chat-template"):
+            asyncio.run(model_request(model, [ModelRequest.user_text_prompt("x")]))
     finally:
         server.shutdown()
         server.server_close()

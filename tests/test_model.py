@@ -22,7 +22,8 @@ from hetero_agents.bindings import ModelConfig, Workspace
 from hetero_agents.bindings.lock import exclusive, update_lock
 from hetero_agents.distill import Distilled, Recipe, distill
 from hetero_agents.distill.lower import LowerLayers
-from hetero_agents.distill.train import Job, Sample, _loss_sum, chat_of, load_base, train_lora  # pyright: ignore[reportPrivateUsage]
+from hetero_agents.distill.rows import Examples, Sample
+from hetero_agents.distill.train import Job, _loss_sum, chat_of, load_base, train_lora  # pyright: ignore[reportPrivateUsage]
 from hetero_agents.distill.worker import train_aside
 from hetero_agents.engines.adapter import adapter_to_gguf
 from hetero_agents.engines.catalog import fetch_weights, find_weights
@@ -127,14 +128,34 @@ def test_a_slot_is_distilled_by_one_process_at_a_time(loop: Loop) -> None:
         asyncio.run(distill(loop.app, choose, progress=silent))
 
 
-def test_lower_layers_that_are_computed_once_give_the_same_loss() -> None:
+@pytest.mark.parametrize("lowest", [0, 20])
+def test_examples_in_one_row_have_the_loss_that_they_have_alone(lowest: int) -> None:
+    """Three share a beginning, one stands alone; with and without lower layers that are computed once."""
+    import torch
+
     model, tokenizer = load_base(WEIGHTS)
-    samples = [Sample(list(range(50, 50 + n)), [900, 901, 902 + n]) for n in (9, 17)]  # padded to one length
-    whole = _loss_sum(model, None, samples, tokenizer.pad_token_id, "cpu")
-    lower = LowerLayers(model, 20)
-    first, again = (_loss_sum(model, lower, samples, tokenizer.pad_token_id, "cpu") for _ in range(2))
-    assert first.item() == pytest.approx(whole.item(), rel=1e-4)
-    assert first.item() == again.item()
+    begin = list(range(50, 80))
+    alike = [Sample([*begin, *range(300, 300 + n)], [900, 901, 902 + n]) for n in (3, 9, 1)]
+    samples = [*alike, Sample(list(range(400, 417)), [900, 77])]
+    alone = 0.0
+    for sample in samples:
+        ids = torch.tensor([sample.tokens])
+        labels = torch.tensor([[-100] * len(sample.prompt) + sample.answer])
+        with torch.no_grad():
+            alone += model(input_ids=ids, labels=labels).loss.item() * len(sample.answer)
+
+    examples = Examples(samples, share=True)
+    everything = examples.rows(range(4), 768)
+    assert [row.shared for row in everything] == [30, 0]
+    lower = LowerLayers(model, lowest, everything) if lowest else None
+    # All at once, and in batches that are not the rows of the lower layers.
+    for batches in ([[0, 1, 2, 3]], [[0, 3], [2], [1]]):
+        with torch.no_grad():
+            losses = [
+                _loss_sum(model, lower, examples.rows(batch, 768), tokenizer.pad_token_id, "cpu").item()
+                for batch in batches
+            ]
+        assert sum(losses) == pytest.approx(alone, rel=1e-4)
 
 
 def test_a_promote_in_another_process_is_seen_by_the_next_call_and_a_rollback_too(loop: Loop) -> None:

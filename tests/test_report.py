@@ -66,7 +66,7 @@ def made_report(teacher_kind: str = "answer key") -> dict[str, Any]:
             "after": {"n": 103, **score(80, 103)},
             "agent_after": {"n": 103, **score(75, 103)},
         },
-        "tokens": {"before": {"input": 150.1}, "after": {"input": 98.0}},
+        "tokens": {"before": {"input": 150.1, "constant": 28.2}, "after": {"input": 98.0, "constant": 2.0}},
         "seconds_per_call": {"before": None if key else 1.234, "after": 0.31},
         "seconds": {"llm_run": 12.0, "distill desk.choose": 300.0, "distill desk.fill": 4000.0},
         "downloads_seconds": 20.1,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from pydantic_ai.exceptions import ModelHTTPError, UnexpectedModelBehavior
-from pydantic_ai.messages import ModelResponse, RetryPromptPart, TextPart, ToolCallPart
+from pydantic_ai.messages import ModelRequest, ModelResponse, RetryPromptPart, TextPart, ToolCallPart, UserPromptPart
 from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.profiles import ModelProfile
 
@@ -241,6 +241,20 @@ def test_without_probabilities_there_is_no_confidence(details: dict[str, Any] | 
 
 def test_the_confidence_of_an_answer_is_in_its_attempt(state: State) -> None:
     assert asked(state, link("one", answers(with_logprobs(math.log(0.5))))).attempt.confidence == pytest.approx(0.5)
+
+
+def test_a_baked_specialist_is_sent_the_values_alone_and_its_refused_answer_goes_down_the_chain(state: State) -> None:
+    given = answers(["not", "of", "the", "contract"], "never asked for")
+
+    async def open_() -> Endpoint:
+        return Endpoint(given.model("fake"), bare_json=True, baked=True)
+
+    route = asked(state, Link("a@1", open_, specialist="a@1"), link("big", answers("b"))).route
+    assert (route.decision, route.binding) == ("escalated", "big")
+    ((request,),) = given.asked
+    assert isinstance(request, ModelRequest)
+    assert request.instructions is None
+    assert [part.content for part in request.parts if isinstance(part, UserPromptPart)] == ["x\n"]
 
 
 def test_a_refused_tool_call_is_answered_by_its_refusal(state: State) -> None:

@@ -11,9 +11,9 @@ from hetero_agents.contract import compact_json, sha256_of
 from hetero_agents.distill import Distilled, paired_difference, wilson
 from hetero_agents.distill.curate import Example
 from hetero_agents.distill.evaluate import Prediction, plain_code
-from hetero_agents.distill.train import chat_of, load_tokenizer, safetensors_folder
+from hetero_agents.distill.train import chat_of, load_tokenizer, prompt_tokens, safetensors_folder
 from hetero_agents.engines.catalog import find_weights
-from hetero_agents.engines.requantize import fetch_served
+from hetero_agents.engines.served import fetch_served
 
 from .desk import choose, fill
 from .work import Item
@@ -139,12 +139,12 @@ def tokens(items: Sequence[Item]) -> dict[str, dict[str, float]]:
     """Return the mean input tokens a call, counted by the base's tokenizer on the prompts as they are built.
 
     Before, an LLM over an API reads the messages and the answer's JSON Schema; after, the specialist
-    reads the messages alone, and the schema is its grammar.
+    reads the values alone, and the schema is its grammar. `constant` are those that are the same in
+    every call of a slot: instruction, names of parameters, markup.
     """
     gguf = fetch_served(find_weights(WEIGHTS))
     tokenizer = load_tokenizer(safetensors_folder(gguf))
-    messages: list[int] = []
-    schemas: list[int] = []
+    count: dict[str, list[int]] = {"messages": [], "schemas": [], "baked": [], "values": []}
     for item in items:
         calls = (
             (choose, (item.request, list(item.tools))),
@@ -152,9 +152,14 @@ def tokens(items: Sequence[Item]) -> dict[str, dict[str, float]]:
         )
         for slot, values in calls:
             arguments = slot.contract.bind(values, {})
-            chat = chat_of(slot.contract.messages(arguments))
-            prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-            messages.append(len(tokenizer(prompt).input_ids))
-            schemas.append(len(tokenizer(compact_json(slot.contract.answer_schema(arguments))).input_ids))
-    after = mean(messages)
-    return {"before": {"input": after + mean(schemas)}, "after": {"input": after}}
+            baked = slot.contract.baked_text(arguments)
+            schema = compact_json(slot.contract.answer_schema(arguments))
+            count["messages"].append(len(prompt_tokens(tokenizer, chat_of(slot.contract.messages(arguments)))))
+            count["schemas"].append(len(tokenizer(schema).input_ids))
+            count["baked"].append(len(prompt_tokens(tokenizer, baked)))
+            count["values"].append(sum(len(tokenizer(line).input_ids) for line in baked.splitlines()))
+    messages, schemas, after, values = (mean(numbers) for numbers in count.values())
+    return {
+        "before": {"input": messages + schemas, "constant": messages - values},
+        "after": {"input": after, "constant": after - values},
+    }

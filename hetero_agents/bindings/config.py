@@ -57,6 +57,12 @@ class SlotConfig(_Form):
     """The parameter that keeps held-out work apart in `hetero distill`; the whole input where None."""
     hci: bool | None = None
     """The slot or agent talks to a human: neither logged for training nor distilled (the paper's S1)."""
+    cache: Literal["exact"] | None = None
+    """`exact`: the same question to the same model is answered from the cache."""
+    cache_seconds: Annotated[float, Field(gt=0)] = 86400.0
+    """How long an answer is kept in the cache."""
+    personal: bool = False
+    """Answers depend on whose call it is: the cache serves nobody else's, and nothing outside `subject()`."""
     unredacted: list[str] = []
     """Parameters whose values are stored as they are, because they hold nothing personal."""
     imported_from: list[str] = []

@@ -62,6 +62,8 @@ class Specialist(_Form):
     """On the test part: `specialist`, `teacher`, `base_grammar`, `base_five_shot` and plain code's."""
     max_tokens: int
     """Longest answer that is let through, in tokens of the base."""
+    baked: bool = False
+    """It is sent a call's values alone: instruction and names are in its weights."""
     created: str
     """ISO 8601, UTC."""
     withdrawn: str | None = None
@@ -134,8 +136,8 @@ def update_lock(path: Path, change: Callable[[Lock], Lock]) -> Lock:
         return lock
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, and a crash leaves no half."""
+def write_atomically(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write a file so that a reader sees the old one or the new one, and a crash leaves no half; the mode is less the umask."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -145,7 +147,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        os.chmod(temporary, mode & ~umask)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

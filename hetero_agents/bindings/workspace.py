@@ -28,9 +28,8 @@ class Binding:
     specialist: Specialist | None
     models: tuple[tuple[str, ModelConfig], ...]
     """(name in `[models]`, its entry), best first."""
-    timeout: float | None
-    hci: bool | None
-    """What `hetero.toml` says of the slot; None leaves it to the code."""
+    entry: SlotConfig
+    """What `hetero.toml` says of the slot."""
     refused: str | None = None
     """Why the active specialist is not used, where it is not."""
 
@@ -136,8 +135,8 @@ class Workspace:
             if (active, specialist.contract_sha256) not in self._warned:
                 self._warned.add((active, specialist.contract_sha256))
                 warnings.warn(f"{active} is not used: {reason}; run `hetero distill {slot}` again.", stacklevel=2)
-            return Binding(slot, None, None, models, entry.timeout, entry.hci, refused=reason)
-        return Binding(slot, active if specialist else None, specialist, models, entry.timeout, entry.hci)
+            return Binding(slot, None, None, models, entry, refused=reason)
+        return Binding(slot, active if specialist else None, specialist, models, entry)
 
     # -- what `hetero promote`, `rollback` and `distill` write ------------------------------------
 

@@ -29,14 +29,18 @@ def forget(
     as_json: Json = False,
 ) -> None:
     """Make all that was logged of a person unreadable for ever, with the data sets and specialists made from it."""
+    from ..distill.forget import empty_cache, nothing_distilled, traces_of
     from ..distill.forget import forget as run
-    from ..distill.forget import nothing_distilled, traces_of
 
     app, vault = open_vault()
     with nothing_distilled(app.workspace):
         found = traces_of(app.workspace, vault, subject)
         if not found.known and not found.datasets:
-            raise UnknownNameError("subject", subject, (), hint="nothing that is stored is of that person")
+            # The cache does not say whose its answers are: where content is not logged it may be the one place that has any.
+            hint = "nothing that is stored is of that person"
+            if empty_cache(app.workspace):
+                hint += "; the cache of answers, which may have held some, was emptied"
+            raise UnknownNameError("subject", subject, (), hint=hint)
         kept = found.specialists if keep_specialists else []
         _announce(app.workspace.root, found, kept, common.err if as_json else common.out)
         if not yes:
@@ -64,7 +68,7 @@ def _announce(root: Path, found: Traces, kept: Collection[str], console: Console
         console.print(sentence, soft_wrap=True, markup=False)
 
     runs = len({trace for trace, _ in found.spans})
-    say(f"{len(found.spans)} spans of {runs} runs lose their content for ever.")
+    say(f"{len(found.spans)} spans of {runs} runs lose their content for ever, and the cache of answers is emptied.")
     for folder in found.datasets:
         say(f"The data set {folder.relative_to(root)} is deleted.")
     for name in found.specialists:

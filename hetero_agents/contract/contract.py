@@ -190,27 +190,43 @@ class Contract:
         """Return the messages of a call: the history, then one user prompt, under the instruction."""
         history: list[ModelMessage] = []
         images: list[UserContent] = []
-        lines: list[str] = []
-        values = [name for name, parameter in self.parameters.items() if parameter.kind == "value"]
-        # What OneOf or Fits names recurs from call to call: it stands first, where prompt caches serve it.
-        first = self.constraint.parameter if self.constraint else None
-        for name, parameter in sorted(self.parameters.items(), key=lambda item: item[0] != first):
+        for name, parameter in self.parameters.items():
             value = arguments.get(name)
             if parameter.kind == "history":
                 history += value or []
             elif parameter.kind == "image":
                 images += [value] if isinstance(value, BinaryContent) else value or []
-            elif parameter.kind == "value":
-                text = self._value_text(name, parameter.adapter.dump_python(value, mode="json"))
-                lines.append(text if len(values) == 1 else f"{name}: {text}")
-        text = "\n".join(lines)
+        values = self._value_texts(arguments)
+        text = "\n".join(text if len(values) == 1 else f"{name}: {text}" for name, text in values.items())
         prompt = UserPromptPart(content=[text, *images] if images else text)
         return [*history, ModelRequest(parts=[prompt], instructions=self.instructions or None)]
 
-    def _value_text(self, name: str, value: Any) -> str:
-        if self.constraint == Fits(name):
-            return schema_text(value)
-        return value if isinstance(value, str) else compact_json(value)
+    @property
+    def can_bake(self) -> bool:
+        """Whether a call's values are all text, so that a specialist can learn to answer them alone (`baked_text`)."""
+        return all(parameter.kind in ("value", "not_sent") for parameter in self.parameters.values())
+
+    def baked_text(self, arguments: Mapping[str, Any]) -> str:
+        """Return the whole prompt of a call for a specialist that has its slot in its weights: the values, each with a line end.
+
+        Instruction, names of parameters and the base's chat template are the same in every call; a specialist that
+        was trained without them needs none of them (prompt baking; "context distillation", Askell et al. 2021).
+        """
+        return "".join(f"{text}\n" for text in self._value_texts(arguments).values())
+
+    def _value_texts(self, arguments: Mapping[str, Any]) -> dict[str, str]:
+        """The text of each value, in the order of the prompt."""
+        # What OneOf or Fits names recurs from call to call: it stands first, where prompt caches serve it.
+        first = self.constraint.parameter if self.constraint else None
+        texts: dict[str, str] = {}
+        for name, parameter in sorted(self.parameters.items(), key=lambda item: item[0] != first):
+            if parameter.kind == "value":
+                value = parameter.adapter.dump_python(arguments.get(name), mode="json")
+                if self.constraint == Fits(name):
+                    texts[name] = schema_text(value)
+                else:
+                    texts[name] = value if isinstance(value, str) else compact_json(value)
+        return texts
 
     def answer_schema(self, arguments: Mapping[str, Any]) -> JsonSchema:
         """Return the JSON Schema that the answer to this call must meet."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from ..bindings import SpecialistId, Workspace
 from ..bindings.lock import exclusive, write_atomically
 from ..errors import DistillError
+from ..routing import AnswerCache
 from ..spans import SealedVault
 from .curate import Dataset
 
@@ -94,10 +95,23 @@ def traces_of(workspace: Workspace, vault: SealedVault, person: str) -> Traces:
     )
 
 
+def empty_cache(workspace: Workspace) -> bool:
+    """Empty the cache of answers, and return whether there is one.
+
+    Raises:
+        HeteroError: the file cannot be written.
+    """
+    path = workspace.state_dir / "cache.db"
+    AnswerCache.clear(path)
+    return path.exists()
+
+
 def forget(
     workspace: Workspace, vault: SealedVault, person: str, found: Traces, *, keep: Collection[SpecialistId] = ()
 ) -> list[SpecialistId]:
     """Forget a person, the keys last: whatever ends it before, it can be done again.
+
+    The cache of answers, which does not say whose they are, is emptied.
 
     Args:
         workspace: where data sets and specialists are.
@@ -127,5 +141,6 @@ def forget(
             elif path.name not in (MARK, data.name):
                 path.unlink()
         data.unlink()  # last: by it an interrupted forgetting is found again
+    empty_cache(workspace)
     vault.forget(person)
     return demoted

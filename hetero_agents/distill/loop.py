@@ -26,7 +26,7 @@ from ..spans import calls_of
 from .curate import Dataset, Example, curate
 from .evaluate import FIVE, TIMED, Prediction, in_order, plain_code, predict, prediction_line, read_predictions, score
 from .imported import imported_calls
-from .train import Job, Recipe, Text, Trained, chat_of
+from .train import Job, Recipe, Text, Trained, call_text
 from .worker import train_aside
 
 Progress = Callable[[str, int, int], None]
@@ -99,7 +99,8 @@ async def _distill(app: App, slot: Slot[..., Any], base: str | None, recipe: Rec
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "dataset.json", dataset.to_json().encode())
 
-    trained = await _train(weights, dataset, contract, recipe, folder, progress)
+    baked = recipe.bake and contract.can_bake
+    trained = await _train(weights, dataset, contract, recipe, baked, folder, progress)
     if not (folder / "adapter" / "adapter.gguf").exists():
         await asyncio.to_thread(adapter_to_gguf, folder / "adapter", gguf, folder / "adapter" / "adapter.gguf")
 
@@ -118,6 +119,7 @@ async def _distill(app: App, slot: Slot[..., Any], base: str | None, recipe: Rec
         teacher=dataset.teacher,
         scores={},
         max_tokens=trained.longest_answer + 16,
+        baked=baked,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     existing = _existing(app, made)
@@ -161,7 +163,13 @@ def base_of(app: App, name: str | None) -> tuple[ModelConfig, Weights]:
 
 
 async def _train(
-    weights: Weights, dataset: Dataset, contract: Contract, recipe: Recipe, folder: Path, progress: Progress
+    weights: Weights,
+    dataset: Dataset,
+    contract: Contract,
+    recipe: Recipe,
+    baked: bool,
+    folder: Path,
+    progress: Progress,
 ) -> Trained:
     note = folder / "trained.json"
     if note.exists():
@@ -169,7 +177,7 @@ async def _train(
     texts: list[Text] = []
     for example in dataset.parts["train"]:
         arguments = contract.load(example.input)
-        texts.append((chat_of(contract.messages(arguments)), contract.answer_text(example.output, arguments)))
+        texts.append((call_text(contract, arguments, baked), contract.answer_text(example.output, arguments)))
     progress("train", 0, 1)
     job = Job(weights, texts, recipe, folder)
     trained = await train_aside(job, lambda done, total: progress("train", done, total))

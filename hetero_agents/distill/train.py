@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import os
-import random
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_ai.messages import ModelMessage, ModelRequest, TextPart, UserPromptPart
 
-from ..contract import Sha256, sha256_of
+from ..contract import Contract, Sha256, sha256_of
 from ..engines.catalog import Weights, verified_sha256
-from ..engines.requantize import fetch_served
+from ..engines.served import fetch_served
 from ..errors import DistillError, MissingExtraError
 from .lower import LowerLayers
+from .rows import Examples, Row, Sample, model_inputs, padded_length, parts_of
 
 if TYPE_CHECKING:
     import torch
@@ -41,19 +40,8 @@ Progress = Callable[[int, int], None]
 KEPT_BYTES = 2**31
 """Memory for what the lower layers gave; work that would need more asks them again in each epoch."""
 
-Text = tuple[list[dict[str, str]], str]
-"""A call as a chat (`chat_of`) and the answer's text."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The tokens of a prompt and of its answer."""
-
-    prompt: list[int]
-    answer: list[int]
-
-    def __len__(self) -> int:
-        return len(self.prompt) + len(self.answer)
+Text = tuple[list[dict[str, str]] | str, str]
+"""A call as a chat (`chat_of`), or as the whole prompt where the specialist is baked, and the answer's text."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +57,8 @@ class Recipe:
     """Share of the layers, from the top, that get an adapter: the backward pass ends at the lowest of them."""
     max_length: int = 512
     """Tokens of prompt and answer; longer examples are left out."""
+    bake: bool = True
+    """Train and serve on a call's values alone, without instruction, names and chat template, where the contract allows it."""
     seed: int = 0
 
     @property
@@ -135,7 +125,7 @@ def train_lora(job: Job, progress: Progress) -> Trained:
         raise MissingExtraError("Training", "distill") from error
     recipe, folder = job.recipe, job.folder
     model, tokenizer = load_base(job.weights)
-    samples = [_tokens(tokenizer, job.weights, chat, answer) for chat, answer in job.texts]
+    samples = [_sample(tokenizer, job.weights, call, answer) for call, answer in job.texts]
     fitting = [sample for sample in samples if len(sample) <= recipe.max_length]
     if not fitting:
         raise DistillError(
@@ -164,10 +154,13 @@ def train_lora(job: Job, progress: Progress) -> Trained:
     if mixed:
         _keep_in_bf16(tuned)
     states_bytes = sum(map(len, fitting)) * model.config.hidden_size * 4
-    lower = LowerLayers(model, lowest) if lowest and recipe.epochs > 1 and states_bytes <= KEPT_BYTES else None
+    examples = Examples(fitting, share=not getattr(model, "_is_stateful", False))
+    lower = None
+    if lowest and recipe.epochs > 1 and states_bytes <= KEPT_BYTES:
+        lower = LowerLayers(model, lowest, examples.rows(range(len(fitting)), at_once))
     parameters = [p for p in tuned.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
-    batches = list(_batches(list(map(len, fitting)), recipe))
+    batches = examples.batches(recipe.batch_size, recipe.epochs, recipe.seed)
     # One divisor for all batches, so that every token weighs the same: by its own tokens, a batch of short answers
     # would outweigh one of long answers, and the choice between the two, an empty list or names, would be skewed.
     divisor = recipe.batch_size * sum(len(sample.answer) for sample in fitting) / len(fitting)
@@ -192,7 +185,7 @@ def train_lora(job: Job, progress: Progress) -> Trained:
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * min(1.0, (number + 1) / 8) * max(0.02, 1 - number / len(batches))
         answer_tokens, loss = sum(len(fitting[i].answer) for i in batch), torch.zeros((), device=device)
-        for part in _micro_batches([fitting[i] for i in batch], at_once):
+        for part in parts_of(examples.rows(batch, at_once), at_once):
             with torch.autocast(device, torch.bfloat16, enabled=mixed):
                 share = _loss_sum(tuned, lower, part, tokenizer.pad_token_id, device)
             (share / divisor).backward()
@@ -264,6 +257,11 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+def call_text(contract: Contract, arguments: Mapping[str, Any], baked: bool) -> list[dict[str, str]] | str:
+    """Return what a specialist is sent for a call: a chat, or the whole prompt where it is baked."""
+    return contract.baked_text(arguments) if baked else chat_of(contract.messages(arguments))
+
+
 def chat_of(messages: Sequence[ModelMessage]) -> list[dict[str, str]]:
     """Return messages as the chat that an OpenAI-compatible endpoint gets: texts only.
 
@@ -285,63 +283,33 @@ def chat_of(messages: Sequence[ModelMessage]) -> list[dict[str, str]]:
     return chat
 
 
-def _tokens(tokenizer: Any, weights: Weights, chat: list[dict[str, str]], answer: str) -> Sample:
-    prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+def prompt_tokens(tokenizer: Any, call: list[dict[str, str]] | str) -> list[int]:
+    """Return the tokens of a call as the engine makes them: a chat through the base's template, a baked prompt as it is."""
+    if isinstance(call, str):
+        return tokenizer(call).input_ids
+    prompt = tokenizer.apply_chat_template(call, tokenize=False, add_generation_prompt=True)
+    return tokenizer(prompt, add_special_tokens=False).input_ids
+
+
+def _sample(tokenizer: Any, weights: Weights, call: list[dict[str, str]] | str, answer: str) -> Sample:
     end = weights.end_of_turn or tokenizer.eos_token
-    encode: Callable[[str], list[int]] = lambda text: tokenizer(text, add_special_tokens=False).input_ids  # noqa: E731
-    return Sample(encode(prompt), encode(answer + end))
+    return Sample(prompt_tokens(tokenizer, call), tokenizer(answer + end, add_special_tokens=False).input_ids)
 
 
-def _batches(lengths: Sequence[int], recipe: Recipe) -> Iterator[list[int]]:
-    """Batches of like length, in a random order that the seed fixes; a part of an epoch is a random part."""
-    whole = math.ceil(len(lengths) / recipe.batch_size)
-    left = max(1, round(whole * recipe.epochs))
-    epoch = 0
-    while left > 0:
-        dice = random.Random(f"{recipe.seed} {epoch}")
-        order = sorted(range(len(lengths)), key=lambda i: lengths[i] + dice.random() * 12)
-        batches = [order[i : i + recipe.batch_size] for i in range(0, len(order), recipe.batch_size)]
-        dice.shuffle(batches)
-        yield from batches[:left]
-        left -= whole
-        epoch += 1
-
-
-def _micro_batches(samples: Sequence[Sample], at_once: int) -> Iterator[list[Sample]]:
-    """A batch in parts of at most so many tokens, padding counted: memory stays bounded, gradients are the same."""
-    part: list[Sample] = []
-    for sample in sorted(samples, key=len):
-        if part and len(sample) * (len(part) + 1) > at_once:
-            yield part
-            part = []
-        part.append(sample)
-    yield part
-
-
-def _loss_sum(model: Any, lower: LowerLayers | None, samples: Sequence[Sample], pad: int, device: str) -> torch.Tensor:
+def _loss_sum(model: Any, lower: LowerLayers | None, rows: Sequence[Row], pad: int, device: str) -> torch.Tensor:
     """Summed cross-entropy of the answers' tokens; only their logits are computed."""
     import torch
 
-    length, kept = max(map(len, samples)), max(len(sample.answer) for sample in samples)
-    ids = torch.full((len(samples), length), pad)
-    mask = torch.zeros_like(ids)
-    labels = torch.full((len(samples), kept), -100)
-    for row, sample in enumerate(samples):
-        ids[row, length - len(sample) :] = torch.tensor(sample.prompt + sample.answer)
-        mask[row, length - len(sample) :] = 1
-        labels[row, kept - len(sample.answer) :] = torch.tensor(sample.answer)
+    length = padded_length(rows)
+    labels = torch.tensor([[*[-100] * (length - len(row)), *row.labels] for row in rows], device=device)
+    # The same places are kept of all rows: rows end with an answer, so these are few.
+    kept = (labels != -100).any(0).nonzero()[:, 0]
+    labels = labels[:, kept]
     if lower:
-        lower.give([sample.prompt + sample.answer for sample in samples], length)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    output = model(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        position_ids=positions.to(device),
-        logits_to_keep=kept + 1,
-    )
-    logits = output.logits[:, :-1].float()
-    flat = logits.reshape(-1, logits.shape[-1])
-    return torch.nn.functional.cross_entropy(flat, labels.to(device).reshape(-1), reduction="sum")
+        lower.give(rows)
+    logits = model(**model_inputs(rows, pad, device), logits_to_keep=kept, use_cache=False).logits
+    asked = labels != -100
+    return torch.nn.functional.cross_entropy(logits[asked].float(), labels[asked], reduction="sum")
 
 
 def _computes_bf16(device: str) -> bool:
@@ -355,12 +323,15 @@ def _computes_bf16(device: str) -> bool:
 
 
 def _keep_in_bf16(model: Any) -> None:
-    """Keep the layers' frozen matrices as autocast would cast them at each pass; the embeddings stay, the residual stream's type follows them."""
+    """Keep frozen matrices as autocast would cast them at each pass; the embeddings stay, the residual stream's type follows them."""
     import torch
 
     for name, parameter in model.named_parameters():
         if ".layers." in name and parameter.ndim == 2 and not parameter.requires_grad:
             parameter.data = parameter.data.to(torch.bfloat16)
+    # Where the output matrix is the embeddings too, it gets a copy.
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().to(torch.bfloat16), requires_grad=False)
 
 
 def _save_whole(state: dict[str, Any], path: Path) -> None:

@@ -23,8 +23,14 @@ from .train import Job, Progress, Recipe, Trained, train_lora
 STOPPED = 130
 """Exit status of a training that was stopped after its checkpoint was written."""
 
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
-"""glibc keeps freed memory: handing it back after each batch and taking it again costs a tenth of the time (mallopt(3))."""
+SETTINGS = {
+    # glibc keeps freed memory: handing it back after each batch and taking it again costs a tenth of the time (mallopt(3)).
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    # oneDNN keeps the kernels of more shapes than those of a few dozen lengths.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16384",
+}
+"""Environment of the process that trains."""
 
 LINE_LIMIT = 64 * 1024 * 1024
 """Bytes of the longest line that comes back: the learning curve of a long training."""
@@ -50,7 +56,7 @@ async def train_aside(job: Job, progress: Progress) -> Trained:
         stdout=pipe,
         stderr=pipe,
         limit=LINE_LIMIT,
-        env=os.environ | KEEP_MEMORY,
+        env=os.environ | SETTINGS,
     )
     assert process.stdin and process.stdout and process.stderr
     printed = asyncio.create_task(process.stderr.read())
@@ -106,7 +112,7 @@ def read_job(line: str) -> Job:
     values: dict[str, Any] = json.loads(line)
     return Job(
         weights=Weights(**values["weights"]),
-        texts=[(chat, answer) for chat, answer in values["texts"]],
+        texts=[(call, answer) for call, answer in values["texts"]],
         recipe=Recipe(**values["recipe"]),
         folder=Path(values["folder"]),
         checkpoint_seconds=values["checkpoint_seconds"],

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 SERVER_SLOTS = 4
 """Requests that one local server works on at a time."""
 
+BAKED_TEMPLATE = "{{ messages[0]['content'] }}"
+"""Chat template of a baked specialist: its prompt is the text of the one message, with no markup around it."""
+
 INPUT_KEY = "hetero_input"
 """Field of a request's body with the SHA-256 of a slot call's arguments, for answer keys."""
 
@@ -42,6 +45,8 @@ class Endpoint:
     """The engine takes any JSON Schema at the root of an answer, not objects only."""
     keyed: bool = False
     """Answers are looked up by the hash of the arguments, which the request must carry (`INPUT_KEY`)."""
+    baked: bool = False
+    """The model is a specialist that is sent a call's values alone (`Contract.baked_text`)."""
     settings: ModelSettings = field(default_factory=ModelSettings)
 
 
@@ -108,7 +113,7 @@ class Engines:
         """
         folder = self.root / specialist.adapter
         prefix, _, name = specialist.base.partition(":")
-        settings = ModelSettings(max_tokens=specialist.max_tokens)
+        settings, baked = ModelSettings(max_tokens=specialist.max_tokens), specialist.baked
         if prefix == "local":
             from .local import local_model
 
@@ -123,7 +128,10 @@ class Engines:
             return await self._cached(
                 ("local", name, specialist_id, specialist.gguf_sha256),
                 lambda: Endpoint(
-                    local_model(self._local, weights, adapter, specialist_id), bare_json=True, settings=settings
+                    local_model(self._local, weights, adapter, specialist_id, baked=baked),
+                    bare_json=True,
+                    baked=baked,
+                    settings=settings,
                 ),
             )
         if prefix == "vllm":
@@ -134,7 +142,12 @@ class Engines:
             served_as = server.adapter_name(specialist_id, specialist.adapter_sha256)
             return await self._cached(
                 ("vllm", server, served_as),
-                lambda: Endpoint(VllmModel(server, served_as, folder.resolve()), bare_json=True, settings=settings),
+                lambda: Endpoint(
+                    VllmModel(server, served_as, folder.resolve(), baked=baked),
+                    bare_json=True,
+                    baked=baked,
+                    settings=settings,
+                ),
             )
         raise ConfigError(
             f"{specialist_id} stands on {specialist.base!r}, which serves no adapters; use local: or vllm:."

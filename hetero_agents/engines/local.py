@@ -35,8 +35,8 @@ from pydantic_ai.settings import ModelSettings, merge_model_settings
 
 from ..errors import EngineError, MissingExtraError
 from .catalog import Weights
-from .endpoint import SERVER_SLOTS
-from .requantize import fetch_served
+from .endpoint import BAKED_TEMPLATE, SERVER_SLOTS
+from .served import chat_template, fetch_served
 
 if TYPE_CHECKING:
     from pydantic_ai import RunContext
@@ -45,6 +45,9 @@ CONTEXT_A_SLOT = 4096
 """Tokens of prompt and answer that one request may have, at most the model's own window."""
 
 DEFAULT_MAX_TOKENS = 512
+
+_BAKED = "hetero_baked"
+"""Variable of the server's chat template that a request to a baked specialist sets."""
 
 LOCAL_PROFILE = OpenAIModelProfile(supports_json_schema_output=True, default_structured_output_mode="native")
 
@@ -134,6 +137,8 @@ def _start(path: Path, adapters: tuple[Path, ...], weights: Weights) -> _Server:
     params.n_ctx = SERVER_SLOTS * min(CONTEXT_A_SLOT, weights.context)
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = _cores()
     params.use_jinja = True
+    if template := chat_template(path):
+        params.chat_template = f"{{% if {_BAKED} is defined %}}{BAKED_TEMPLATE}{{% else %}}{template}{{% endif %}}"
     params.cache_ram_mib = 0
     params.verbosity = -1
     params.warmup = False
@@ -152,7 +157,9 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def local_model(servers: LocalServers, weights: Weights, adapter: Path | None, name: str | None = None) -> LocalModel:
+def local_model(
+    servers: LocalServers, weights: Weights, adapter: Path | None, name: str | None = None, *, baked: bool = False
+) -> LocalModel:
     """Return a pydantic-ai model of a base, or of a specialist on it.
 
     Args:
@@ -160,14 +167,15 @@ def local_model(servers: LocalServers, weights: Weights, adapter: Path | None, n
         weights: the base.
         adapter: the specialist's `adapter.gguf`; None for the base.
         name: the model's name in spans; the base's where None.
+        baked: the specialist is sent texts without the base's chat template.
     """
-    return LocalModel(servers, weights, adapter, name or weights.name)
+    return LocalModel(servers, weights, adapter, name or weights.name, baked)
 
 
 class LocalModel(OpenAIChatModel):
     """llama.cpp in this process; its answers obey the JSON Schema of the request through a grammar without free spaces."""
 
-    def __init__(self, servers: LocalServers, weights: Weights, adapter: Path | None, name: str) -> None:
+    def __init__(self, servers: LocalServers, weights: Weights, adapter: Path | None, name: str, baked: bool) -> None:
         # The address is known only when the server runs; it runs only when somebody asks.
         super().__init__(
             name, provider=OpenAIProvider(base_url="http://127.0.0.1:9/v1", api_key="unset"), profile=LOCAL_PROFILE
@@ -176,6 +184,7 @@ class LocalModel(OpenAIChatModel):
         self._servers = servers
         self._weights = weights
         self._adapter = adapter
+        self._template = {"chat_template_kwargs": {_BAKED: True}} if baked else {}
 
     async def request(
         self,
@@ -217,7 +226,7 @@ class LocalModel(OpenAIChatModel):
             if str(self.client.base_url).rstrip("/") != server.url:
                 self.client.base_url, self.client.api_key = server.url, server.key
             lora = [{"id": i, "scale": float(path == self._adapter)} for i, path in enumerate(server.adapters)]
-            body: dict[str, Any] = {"lora": lora}
+            body: dict[str, Any] = {"lora": lora, **self._template}
             if parameters.output_object is not None and not parameters.function_tools:
                 body["grammar"] = grammar_of(parameters.output_object.json_schema)
                 parameters = replace(

@@ -1,7 +1,7 @@
 """The `vllm:` engine: a vLLM server that somebody runs, over its OpenAI API, adapters loaded at run time.
 
-The server needs `--enable-lora` and `VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`, and the adapter's folder at
-the same path as here. Adapter names are immutable: base, specialist, and the weights' hash.
+The server needs `--enable-lora`, `--trust-request-chat-template` (for baked specialists) and
+`VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`, and the adapter's folder at the same path as here. Adapter names are immutable: base, specialist, and the weights' hash.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pydantic_ai.settings import ModelSettings
 
 from ..contract import Sha256
 from ..errors import EngineError
+from .endpoint import BAKED_TEMPLATE
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
 
@@ -70,19 +71,23 @@ class VllmServer:
 class VllmModel(OpenAIChatModel):
     """A base, or a specialist, on a vLLM server; a specialist that the server does not have, or lost, is loaded."""
 
-    def __init__(self, server: VllmServer, name: str, folder: Path | None = None) -> None:
+    def __init__(self, server: VllmServer, name: str, folder: Path | None = None, *, baked: bool = False) -> None:
         """Make the model; nothing is asked of the server yet.
 
         Args:
             server: the server.
             name: the base's name, or `server.adapter_name(...)`.
             folder: the specialist's adapter; None for the base.
+            baked: the specialist is sent texts without the base's chat template.
         """
+        settings = OpenAIChatModelSettings(temperature=0.0, openai_logprobs=True)
+        if baked:
+            settings["extra_body"] = {"chat_template": BAKED_TEMPLATE, "add_special_tokens": True}
         super().__init__(
             name,
             provider=OpenAIProvider(base_url=server.url, api_key="unset"),
             profile=_PROFILE,
-            settings=OpenAIChatModelSettings(temperature=0.0, openai_logprobs=True),
+            settings=settings,
         )
         self._server = server
         self._folder = folder
@@ -96,11 +101,15 @@ class VllmModel(OpenAIChatModel):
         """Ask; where the server answers that it has no such model, load the adapter and ask again.
 
         Raises:
-            EngineError: the adapter cannot be loaded.
+            EngineError: the adapter cannot be loaded, or the server does not take its form of prompts.
         """
         try:
             return await super().request(messages, model_settings, model_request_parameters)
         except ModelHTTPError as error:
+            if error.status_code == 400 and "trust-request-chat-template" in str(error.body):
+                raise EngineError(
+                    f"The vLLM server at {self._server.url} takes no chat template, which {self.model_name} needs; start it with --trust-request-chat-template."
+                ) from error
             if error.status_code != 404 or self._folder is None:
                 raise
         except ModelAPIError as error:

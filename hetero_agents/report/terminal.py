@@ -98,7 +98,10 @@ def _lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     by = f"{calls['by_specialist']} by specialists, {calls['by_llm']} by the {llm_label(report)}"
     lines.append(("calls", f"{calls['total']}: {by}"))
     first, then = tokens["before"]["input"], tokens["after"]["input"]
-    prompt = f"{first:.0f} → {then:.0f} prompt tokens ({change(first, then)})"
+    constant = " → ".join(f"{tokens[when]['constant']:.0f}" for when in ("before", "after"))
+    prompt = (
+        f"{first:.0f} → {then:.0f} prompt tokens ({change(first, then)}), {constant} of them the same in every call"
+    )
     lines.append(("a call", f"{prompt}; {_seconds(report, seconds['after'])}"))
     spent = f"{duration(sum(report['seconds'].values()))}, and {duration(report['downloads_seconds'])} of downloads"
     lines.append(("time", f"{spent}, on {report['machine']['cores']} cores"))

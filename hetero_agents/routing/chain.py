@@ -15,7 +15,7 @@ from typing import Any, Literal
 from opentelemetry.trace import Status, StatusCode, get_current_span
 from pydantic_ai.direct import model_request
 from pydantic_ai.exceptions import ModelAPIError, ModelRetry, UnexpectedModelBehavior
-from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, RetryPromptPart
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, RetryPromptPart, UserPromptPart
 from pydantic_ai.models.instrumented import InstrumentationSettings
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
@@ -23,6 +23,7 @@ from pydantic_ai.usage import RequestUsage
 from ..contract import Contract, sha256_of
 from ..engines import INPUT_KEY, Endpoint
 from ..errors import AnswerError, EngineError, HeteroError, IntegrityError, ReplayMissError
+from .cache import Kept
 from .state import State
 
 RETRIES = 1
@@ -72,8 +73,8 @@ class Attempt:
 class Route:
     """How a call went through its chain."""
 
-    decision: Literal["kept", "escalated"]
-    """`kept`: the first model answered."""
+    decision: Literal["kept", "escalated", "cached"]
+    """`kept`: the first model answered; `cached`: nobody was asked."""
     reason: str | None
     """Why earlier models did not."""
     binding: str
@@ -88,7 +89,8 @@ class Answer:
 
     attempt: Attempt
     route: Route
-    link: Link
+    trainable: bool
+    """The answering model's terms allow training on its outputs."""
 
 
 async def ask(
@@ -148,11 +150,28 @@ async def ask(
             if link.specialist:
                 state.worked(link.specialist)
             decision = "escalated" if failures else "kept"
-            return Answer(made, Route(decision, "; ".join(failures) or None, link.label, link.specialist), link)
+            route = Route(decision, "; ".join(failures) or None, link.label, link.specialist)
+            return Answer(made, route, link.trainable)
     get_current_span().set_status(Status(StatusCode.ERROR, "no model gave a usable answer"))
     if isinstance(last, ReplayMissError):
         raise last
     raise AnswerError(f"No model answered slot {contract.slot!r} ({'; '.join(failures)}).") from last
+
+
+async def recall(
+    kept: Kept, contract: Contract, arguments: Mapping[str, Any], *, checks: Sequence[Check]
+) -> Answer | None:
+    """Return an answer that was kept, or None where contract or checks refuse it now."""
+    started = time.perf_counter()
+    try:
+        output = contract.validate(kept.output, arguments)
+        await _hold(checks, output, arguments)
+    except (ValueError, ModelRetry):
+        return None
+    except _CheckBroke as broke:
+        raise broke.error from None
+    made = Attempt(output, kept.model, RequestUsage(), kept.confidence, time.perf_counter() - started)
+    return Answer(made, Route("cached", None, kept.binding, kept.specialist), kept.trainable)
 
 
 async def attempt(
@@ -174,13 +193,16 @@ async def attempt(
         checks: the slot's verifiers.
         instrument: pydantic-ai's instrumentation; None makes no spans.
         examples: turns before the call, for few-shot baselines.
-        retries: how often an answer may be mended.
+        retries: how often an answer may be mended; a baked specialist's never.
 
     Raises:
         BadAnswer: no answer holds.
         ModelAPIError: the engine failed.
     """
     messages: list[ModelMessage] = [*examples, *contract.messages(arguments)]
+    if endpoint.baked:
+        # One text is all it was trained on: it can be shown no examples and told of no mistake.
+        messages, retries = [ModelRequest(parts=[UserPromptPart(content=contract.baked_text(arguments))])], 0
     mode = endpoint.model.profile.get("default_structured_output_mode", "tool")
     parameters = contract.request_parameters(arguments, mode=mode, bare_json=endpoint.bare_json)
     settings = endpoint.settings

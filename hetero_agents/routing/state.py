@@ -68,12 +68,22 @@ class State:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
-            try:
-                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                connection = sqlite3.connect(self._path, timeout=5, check_same_thread=False)
-                connection.executescript(_SCHEMA)
-            except (OSError, sqlite3.Error):
-                connection = sqlite3.connect(":memory:", check_same_thread=False)
-                connection.executescript(_SCHEMA)
-            self._connection = connection
+            self._connection = open_database(self._path, _SCHEMA)
         return self._connection
+
+
+def open_database(path: Path, schema: str) -> sqlite3.Connection:
+    """Return a SQLite database with a schema; one in memory where the file cannot be written.
+
+    Args:
+        path: the file; its folder is made.
+        schema: statements that create what is not there.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=5, check_same_thread=False)
+        connection.executescript(schema)
+    except (OSError, sqlite3.Error):
+        connection = sqlite3.connect(":memory:", check_same_thread=False)
+        connection.executescript(schema)
+    return connection

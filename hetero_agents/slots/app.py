@@ -18,7 +18,7 @@ from ..bindings.config import Tier
 from ..contract import Sha256
 from ..engines import Engines
 from ..errors import HeteroError
-from ..routing import Link, State
+from ..routing import AnswerCache, Link, State
 from ..spans import Keep, Redact, SealedVault, SpanRecord, Tracing, Vault, without_content
 from ..spans.redaction import RedactionSettings, RedactionWorker, redaction_is_installed
 
@@ -34,6 +34,7 @@ class App:
     tracing: Tracing
     engines: Engines
     state: State
+    cache: AnswerCache
     redaction: RedactionWorker | None = None
 
     @classmethod
@@ -61,7 +62,8 @@ class App:
         config = workspace.config
         keep = Keep(config.vault.keep_days, config.vault.keep_mb)
         vault = vault or SealedVault(folder / "vault", keep=keep)
-        redact = _redact(config, vault)
+        passing = secrets.token_bytes(32)  # for a vault that ends with the process
+        redact = _redact(config, vault, passing)
         tracing = Tracing(
             vault,
             redact=redact,
@@ -70,7 +72,9 @@ class App:
             block=config.vault.when_full == "block",
         )
         worker = redact if isinstance(redact, RedactionWorker) else None
-        app = cls(workspace, vault, tracing, Engines(workspace.root), State(folder / "state.db"), worker)
+        engines, state = Engines(workspace.root), State(folder / "state.db")
+        cache = AnswerCache(folder / "cache.db", vault.agent_key if isinstance(vault, SealedVault) else lambda: passing)
+        app = cls(workspace, vault, tracing, engines, state, cache, worker)
         atexit.register(app.close)
         return app
 
@@ -84,7 +88,12 @@ class App:
                 ModelConfig(model=entry.base),
             )
             links.append(
-                Link(name, lambda: self.engines.specialist(name, entry, base), specialist=name, timeout=binding.timeout)
+                Link(
+                    name,
+                    lambda: self.engines.specialist(name, entry, base),
+                    specialist=name,
+                    timeout=binding.entry.timeout,
+                )
             )
         for label, config in binding.models:
             links.append(
@@ -92,7 +101,7 @@ class App:
                     label,
                     lambda config=config: self.engines.endpoint(config, binding.slot),
                     trainable=config.train_on_outputs,
-                    timeout=binding.timeout,
+                    timeout=binding.entry.timeout,
                 )
             )
         return links
@@ -110,13 +119,14 @@ class App:
         self.vault.close()
         self.engines.close()
         self.state.close()
+        self.cache.close()
 
 
 def _terminate(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
-def _redact(config: Config, vault: Vault) -> Redact | None:
+def _redact(config: Config, vault: Vault, passing: bytes) -> Redact | None:
     """Return what spans pass before they are stored, as `[privacy]` says."""
     privacy = config.privacy
     if privacy.content == "raw":
@@ -128,7 +138,6 @@ def _redact(config: Config, vault: Vault) -> Redact | None:
         link_subjects=privacy.link_subjects,
     )
     if privacy.content == "redacted" and redaction_is_installed():
-        passing = secrets.token_bytes(32)  # for a vault that ends with the process
         own = vault.surrogate_key if isinstance(vault, SealedVault) else lambda: passing
         return RedactionWorker(settings, own)
     return _WithoutContent(asked_for=privacy.content == "none")

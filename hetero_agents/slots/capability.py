@@ -106,7 +106,7 @@ class _Binder(AbstractCapability[Any]):
         failed: EngineError | None = None
         for link in app.chain(binding):
             try:
-                models.append(_Bound((await link.open()).model, link, name, binding.hci or False))
+                models.append(_Bound((await link.open()).model, link, name, binding.entry.hci or False))
             except EngineError as error:  # the next model of the chain is there for that
                 failed = error
         if not models:

@@ -10,17 +10,21 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import update_wrapper
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from opentelemetry.trace import SpanKind
 from pydantic_ai.usage import RequestUsage
 
+from ..bindings import Binding
 from ..bindings.config import Tier
 from ..contract import Contract, SlotId, check_shape, compact_json
 from ..errors import SlotDefinitionError, UserError
-from ..routing import Check, Route, ask
-from ..spans import Names
+from ..routing import Answer, Check, Kept, Route, ask, recall
+from ..spans import Names, subject_now
 from .registry import name_in_module, registry
+
+if TYPE_CHECKING:
+    from .app import App
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -100,20 +104,12 @@ class Slot(Generic[P, R]):
             Names.CONTRACT: contract.sha256,
             Names.INPUT: compact_json(contract.dump(arguments)),
         }
-        if self.hci if binding.hci is None else binding.hci:
+        if self.hci if binding.entry.hci is None else binding.entry.hci:
             attributes[Names.HCI] = True
         with app.tracing.tracer.start_as_current_span(
             f"slot {self.id}", attributes=attributes, kind=SpanKind.INTERNAL
         ) as span:
-            answer = await ask(
-                app.chain(binding),
-                contract,
-                arguments,
-                checks=self._checks,
-                state=app.state,
-                instrument=app.tracing.settings,
-                refused=binding.refused,
-            )
+            answer = await self._answer(app, binding, arguments)
             made, route = answer.attempt, answer.route
             told: dict[str, Any] = {
                 Names.OUTPUT: compact_json(contract.dump_output(made.output)),
@@ -122,7 +118,7 @@ class Slot(Generic[P, R]):
                 Names.REASON: route.reason,
                 Names.CONFIDENCE: made.confidence,
                 Names.SPECIALIST: route.specialist,
-                Names.TRAINABLE: answer.link.trainable,
+                Names.TRAINABLE: answer.trainable,
             }
             span.set_attributes({key: value for key, value in told.items() if value is not None})
             context = span.get_span_context()
@@ -136,6 +132,34 @@ class Slot(Generic[P, R]):
             trace_id=f"{context.trace_id:032x}",
             span_id=f"{context.span_id:016x}",
         )
+
+    async def _answer(self, app: App, binding: Binding, arguments: Mapping[str, Any]) -> Answer:
+        """Ask the chain, or the cache where the slot has one."""
+        contract, entry, chain = self.contract, binding.entry, app.chain(binding)
+        asked: tuple[Any, ...] | None = None
+        person = subject_now.get() if entry.personal else None
+        if entry.cache and not (entry.personal and person is None):
+            # Who would answer it first, and whose question it is, are part of what is asked.
+            asked = self.id, contract.sha256, contract.dump(arguments), chain[0].label, person
+            if (kept := app.cache.find(*asked)) is not None:
+                answer = await recall(kept, contract, arguments, checks=self._checks)
+                if answer is not None:
+                    return answer
+        answer = await ask(
+            chain,
+            contract,
+            arguments,
+            checks=self._checks,
+            state=app.state,
+            instrument=app.tracing.settings,
+            refused=binding.refused,
+        )
+        if asked:
+            made, route = answer.attempt, answer.route
+            output = contract.dump_output(made.output)
+            kept = Kept(output, made.model, route.binding, route.specialist, answer.trainable, made.confidence)
+            app.cache.keep(kept, entry.cache_seconds, *asked)
+        return answer
 
     def sync(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Ask from code without an event loop.

@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ..bindings.lock import exclusive, write_atomically
 from ..errors import HeteroError, KeyAccessError, UnknownNameError, UserError
 
 Compartment = Literal["structure", "content"]
@@ -356,6 +357,44 @@ def write_key(path: Path, private: X25519PrivateKey, passphrase: str | None) -> 
         ) from error
 
 
+AGENT_KEY_VARIABLE: Final = "HETERO_AGENT_KEY"
+"""The agent's symmetric key in the environment: 64 hexadecimal digits."""
+
+
+def agent_key(vault: str) -> bytes:
+    """Return the 32 bytes with which an agent seals what it must read again. They open nothing of the vault.
+
+    They come from `HETERO_AGENT_KEY`, else from a file in `keys_dir()` that is made at the first use.
+
+    Args:
+        vault: the vault's id.
+
+    Raises:
+        KeyAccessError: the key is none, or others can read its file.
+        HeteroError: the file cannot be written.
+    """
+    path = keys_dir() / f"{vault}.agent.key"
+    if (text := os.environ.get(AGENT_KEY_VARIABLE)) is None:
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with exclusive(path.with_name(f".{path.name}.flock")):
+                if not path.exists():
+                    write_atomically(path, os.urandom(32).hex().encode(), mode=0o600)
+                _refuse_open_file(path)
+                text = path.read_text()
+        except OSError as error:
+            raise HeteroError(
+                f"The agent's key {path} cannot be had ({error.strerror}); set {AGENT_KEY_VARIABLE} or HETERO_KEYS."
+            ) from error
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise KeyAccessError("The agent's key is not 64 hexadecimal digits; make one with `openssl rand -hex 32`.")
+    return key
+
+
 def find_opener(keyring: Keyring, ask: Ask | None = None) -> Opener:
     """Return the reader that this account can be: a key in the environment, else the first key file that is there.
 
@@ -372,14 +411,18 @@ def find_opener(keyring: Keyring, ask: Ask | None = None) -> Opener:
     for name in sorted(keyring.readers, key=lambda name: len(OPENS[keyring.readers[name].role]), reverse=True):
         path = key_file(keyring.vault, name)
         if path.exists():
-            if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise KeyAccessError(f"Others can read the key {path}: chmod 600 it, and rotate if they may have.")
+            _refuse_open_file(path)
             private = _private(path.read_bytes(), str(path), ask)
             return Opener(keyring, _owner(keyring, private, str(path)), KeyInMemory(private))
     raise KeyAccessError(
         f"No key here opens this vault: none in {keys_dir()} is of its readers ({', '.join(keyring.readers) or 'it has none'}); "
         f"set HETERO_KEYS or {KEY_VARIABLE}, or ask a curator for `hetero keys add`."
     )
+
+
+def _refuse_open_file(path: Path) -> None:
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise KeyAccessError(f"Others can read the key {path}: chmod 600 it, and rotate if they may have.")
 
 
 def _private(pem: bytes, what: str, ask: Ask | None) -> X25519PrivateKey:

@@ -27,7 +27,7 @@ class Names:
     BINDING: Final = "hetero.binding"
     """Name in `[models]`, or the specialist's id, of the model that answered."""
     DECISION: Final = "hetero.route.decision"
-    """`kept`: the first model of the chain answered; `escalated`: a later one did."""
+    """`kept`: the first model of the chain answered; `escalated`: a later one did; `cached`: none was asked."""
     REASON: Final = "hetero.route.reason"
     """Why earlier models did not answer."""
     CONFIDENCE: Final = "hetero.confidence"

@@ -30,6 +30,7 @@ from .keys import (
     BatchKey,
     Keyring,
     Opener,
+    agent_key,
     find_opener,
     key_file,
     new_keyring,
@@ -154,12 +155,15 @@ class SealedVault:
         try:
             with exclusive(self.folder / ".keyring.flock"):
                 if not path.exists():
-                    write_atomically(path, secrets.token_hex(32).encode())
-                    path.chmod(0o600)
+                    write_atomically(path, secrets.token_hex(32).encode(), mode=0o600)
                 self._secret = bytes.fromhex(path.read_text())
                 return self._secret
         except OSError as error:
             raise self._unwritten(error) from error
+
+    def agent_key(self) -> bytes:
+        """Return the agent's symmetric key, for what it must read again; see `keys.agent_key`."""
+        return agent_key((self.keyring() or self.made_keyring()).vault)
 
     # -- writing -----------------------------------------------------------------------------------
 

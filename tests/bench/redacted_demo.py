@@ -27,7 +27,7 @@ from hetero_agents.contract import compact_json
 from hetero_agents.distill import paired_difference
 from hetero_agents.distill.curate import Dataset, Example, curate
 from hetero_agents.distill.evaluate import predict
-from hetero_agents.distill.train import Job, Text, chat_of
+from hetero_agents.distill.train import Job, Text, call_text
 from hetero_agents.distill.worker import train_aside
 from hetero_agents.engines import SERVER_SLOTS, Endpoint
 from hetero_agents.engines.adapter import adapter_to_gguf
@@ -119,7 +119,7 @@ async def trained_on_redacted(name: str, items: list[Item]) -> tuple[dict[str, b
     for item, before in zip(train, raw.parts["train"], strict=True):
         if (example := redacted.get(item)) is not None:
             arguments = contract.load(example.input)
-            texts.append((chat_of(contract.messages(arguments)), contract.answer_text(example.output, arguments)))
+            texts.append((call_text(contract, arguments, True), contract.answer_text(example.output, arguments)))
             changed += _differs(example, before)
     weights, folder = find_weights(WEIGHTS), REDACTED / "trained" / name
     folder.mkdir(parents=True)
@@ -127,8 +127,8 @@ async def trained_on_redacted(name: str, items: list[Item]) -> tuple[dict[str, b
     gguf = folder / "adapter" / "adapter.gguf"
     adapter_to_gguf(folder / "adapter", fetch_weights(weights), gguf)
     servers = LocalServers()
-    model = local_model(servers, weights, gguf, f"{name} redacted")
-    endpoint = Endpoint(model, bare_json=True, settings={"max_tokens": trained.longest_answer + 16})
+    model = local_model(servers, weights, gguf, f"{name} redacted", baked=True)
+    endpoint = Endpoint(model, bare_json=True, baked=True, settings={"max_tokens": trained.longest_answer + 16})
     right: dict[str, bool] = {}
     async for prediction in predict("specialist", endpoint, contract, raw.parts["test"], at_once=SERVER_SLOTS):
         line = line_of(name, prediction, known)

@@ -29,7 +29,7 @@ from hetero_agents.distill.evaluate import read_predictions, same, wilson
 from hetero_agents.distill.train import load_base, safetensors_folder
 from hetero_agents.engines import Engines
 from hetero_agents.engines.catalog import find_weights
-from hetero_agents.engines.requantize import fetch_served
+from hetero_agents.engines.served import fetch_served
 from hetero_agents.routing import BadAnswer, attempt
 
 ENVIRONMENT = Path(".bench") / "vllm"
@@ -76,7 +76,7 @@ def _server(python: Path, model: Path) -> Generator[str]:
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
-    options = "--dtype float32 --max-model-len 2048 --max-num-seqs 16 --enforce-eager --enable-lora --max-lora-rank 16"
+    options = "--dtype float32 --max-model-len 2048 --max-num-seqs 16 --enforce-eager --enable-lora --max-lora-rank 16 --trust-request-chat-template"
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", BASE]
     command += ["--host", "127.0.0.1", "--port", str(port), *options.split()]
     log = (ENVIRONMENT / "server.log").open("w")

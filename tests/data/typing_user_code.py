@@ -72,7 +72,7 @@ async def calls() -> None:
     assert_type(await classify.run("x"), SlotResult[Intent])
     assert_type((await classify.run("x")).output, Intent)
     assert_type((await classify.run("x")).confidence, float | None)
-    assert_type((await classify.run("x")).route.decision, Literal["kept", "escalated"])
+    assert_type((await classify.run("x")).route.decision, Literal["kept", "escalated", "cached"])
     await classify(3)  # error
     await classify()  # error
     await classify("x", urgent="yes")  # error

@@ -1,14 +1,17 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-"""The same weights in another GGUF quantisation, where llama.cpp has faster kernels for it."""
+"""The GGUF file that llama.cpp serves: the weights in another quantisation where it has faster kernels for it, and their chat template."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from ..bindings.lock import write_atomically
 from ..contract import sha256_of
 from ..errors import MissingExtraError
 from .catalog import Weights, fetch_weights
@@ -23,6 +26,26 @@ def fetch_served(weights: Weights) -> Path:
     """
     path = fetch_weights(weights)
     return requantized(path, weights.serve_as, weights.serve_f16) if weights.serve_as else path
+
+
+def chat_template(path: Path) -> str | None:
+    """Return the chat template of a GGUF file, or None. It is kept in a file beside it, as finding it takes seconds."""
+    kept = path.with_suffix(".chat-template.json")
+    with suppress(OSError, ValueError):
+        if kept.stat().st_mtime_ns >= path.stat().st_mtime_ns:
+            return json.loads(kept.read_text("utf-8"))
+    try:
+        import gguf
+    except ImportError as error:
+        raise MissingExtraError("A local: model", "local") from error
+    try:
+        field = gguf.GGUFReader(path).fields.get("tokenizer.chat_template")
+    except (ValueError, IndexError, KeyError):
+        return None  # no GGUF file: llama.cpp will say so
+    template = None if field is None else field.contents()
+    with suppress(OSError):  # beside a file of somebody else's folder it is read at each start
+        write_atomically(kept, json.dumps(template).encode())
+    return template
 
 
 def requantized(source: Path, kind: str, f16: Sequence[str] = ()) -> Path:
