@@ -2,13 +2,15 @@
 
 import asyncio
 import logging
+import os
 import sqlite3
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, SecretStr
 from pydantic_ai import ModelRetry
 
-from hetero_agents import ConfigError, KeyAccessError, Slot, flush, slot, subject
+from hetero_agents import ConfigError, EngineError, KeyAccessError, Slot, flush, slot, subject
 from hetero_agents.bindings import Config, SpecialistId, Workspace
 from hetero_agents.routing import AnswerCache, Kept
 from hetero_agents.slots import App
@@ -41,7 +43,7 @@ def test_the_same_question_is_answered_once_and_the_span_says_so(open_app: OpenA
     assert (results[1].model, results[1].route.binding, results[1].usage.input_tokens) == (results[0].model, "big", 0)
     assert len(big.asked) == 2
     flush()
-    calls = list(calls_of(app.vault, "cache.name"))
+    calls = sorted(calls_of(app.vault, "cache.name"), key=lambda call: call.start)
     assert [(call.input, call.output, call.trainable) for call in calls] == [
         ({"text": "x"}, "a", True),
         ({"text": "x"}, "a", True),
@@ -56,19 +58,19 @@ def test_without_a_word_in_hetero_toml_nothing_is_cached(open_app: OpenApp, tmp_
     assert not (tmp_path / ".hetero" / "cache.db").exists()
 
 
-def test_another_process_finds_the_answer(open_app: OpenApp, tmp_path: Path) -> None:
-    open_app({"fake:big": answers("a")}, CACHED)
-    name = declared()
-    asyncio.run(name("x"))
-    key = b"k" * 32
-    first, second = AnswerCache(tmp_path / "c.db", lambda: key), AnswerCache(tmp_path / "c.db", lambda: key)
-    kept = first.find("nothing")
-    assert kept is None
-    first.keep(_KEPT, 60, "q", {"b": 1})
-    assert second.find("q", {"b": 1}) == _KEPT
-    assert second.find("q", {"b": 2}) is None
-    for cache in (first, second):
-        cache.close()
+def test_another_process_finds_the_answer_and_a_forked_one_has_its_own_connection(tmp_path: Path) -> None:
+    cache = AnswerCache(tmp_path / "c.db", lambda: b"k" * 32)
+    cache.keep(_KEPT, 60, "q", {"b": 1})
+    cache._database._lock.acquire()  # pyright: ignore[reportPrivateUsage]  # as another thread holds it while this one forks
+    if (child := os.fork()) == 0:
+        cache.keep(_KEPT, 60, "of the child")
+        os._exit(0 if cache.find("q", {"b": 1}) == _KEPT else 1)
+    _, status = os.waitpid(child, 0)
+    cache._database._lock.release()  # pyright: ignore[reportPrivateUsage]
+    assert status == 0
+    assert cache.find("of the child") == _KEPT
+    assert cache.find("q", {"b": 2}) is None
+    cache.close()
 
 
 def test_an_answer_is_kept_for_its_time_and_deleted_after_it(tmp_path: Path) -> None:
@@ -94,6 +96,37 @@ def test_a_promoted_specialist_is_asked_anew(open_app: OpenApp) -> None:
     app.workspace.add_specialist(made, lock_entry("cache.name", name.contract.sha256))
     app.workspace.activate(name.id, made)
     assert [asyncio.run(name("x")) for _ in range(2)] == ["s", "s"]
+
+
+def test_another_model_under_the_same_name_is_asked_anew(open_app: OpenApp) -> None:
+    app = open_app({"fake:big": answers("a"), "fake:other": answers("b")}, CACHED)
+    name = declared()
+    assert asyncio.run(name("x")) == "a"
+    path = app.workspace.config_path
+    path.write_text(path.read_text().replace("fake:big", "fake:other"))
+    assert asyncio.run(name("x")) == "b"
+
+
+def test_what_a_fallback_answered_is_not_kept(open_app: OpenApp) -> None:
+    small = answers(EngineError("no memory"), "s")
+    open_app({"fake:small": small, "fake:big": answers("b")}, CACHED + 'model = "small"\nfallback = ["big"]\n')
+    name = declared()
+    assert [asyncio.run(name("x")) for _ in range(3)] == ["b", "s", "s"]
+    assert len(small.asked) == 2
+
+
+def test_an_output_that_json_does_not_bring_back_is_not_kept(open_app: OpenApp) -> None:
+    class Login(BaseModel):
+        user: str
+        word: SecretStr
+
+    @slot(name="cache.name")
+    async def name(text: str) -> Login: ...
+
+    big = answers({"user": "ann", "word": "sesame"})
+    open_app({"fake:big": big}, CACHED)
+    assert [asyncio.run(name("x")).word.get_secret_value() for _ in range(2)] == ["sesame", "sesame"]
+    assert len(big.asked) == 2
 
 
 def test_an_answer_that_a_check_refuses_by_now_is_asked_for_again(open_app: OpenApp) -> None:
@@ -150,12 +183,25 @@ def test_without_a_key_calls_go_on_and_one_sentence_says_it(
     app = open_app({"fake:big": answers("a", "b", "c")}, CACHED)
     name = declared()
     monkeypatch.setenv("HETERO_AGENT_KEY", "not a key")
-    app.cache = AnswerCache(app.workspace.state_dir / "cache.db", lambda: agent_key("v"))
+    app.cache = AnswerCache(app.workspace.state_dir / "cache.db", lambda: agent_key(lambda: "v"))
     with caplog.at_level(logging.WARNING, "hetero_agents"):
         assert [asyncio.run(name("x")) for _ in range(3)] == ["a", "b", "c"]
     assert [record.getMessage() for record in caplog.records] == [
         "Answers are not cached: The agent's key is not 64 hexadecimal digits; make one with `openssl rand -hex 32`."
     ]
+
+
+def test_where_the_file_cannot_be_used_calls_go_on_and_one_sentence_says_it(
+    open_app: OpenApp, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_app({"fake:big": answers("a", "b", "c")}, CACHED)
+    (tmp_path / ".hetero").mkdir(exist_ok=True)
+    (tmp_path / ".hetero" / "cache.db").write_text("This is no database. " * 100)
+    name = declared()
+    with caplog.at_level(logging.WARNING, "hetero_agents"):
+        assert [asyncio.run(name("x")) for _ in range(3)] == ["a", "b", "c"]
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith("Answers are not cached: ") and "not a database" in warning
 
 
 def test_the_agents_key_lies_with_the_private_keys_and_opens_nothing_of_the_vault(tmp_path: Path) -> None:
@@ -180,7 +226,9 @@ def test_a_workspace_of_its_own_vault_caches_under_the_agents_key(tmp_path: Path
     app.close()
     again = App.of(Workspace(tmp_path))
     assert again.cache.find("q") == _KEPT
-    AnswerCache.clear(tmp_path / ".hetero" / "cache.db")
+    other = AnswerCache(tmp_path / ".hetero" / "cache.db", bytes)
+    other.clear()
+    other.close()
     assert again.cache.find("q") is None
     again.close()
 

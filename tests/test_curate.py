@@ -35,7 +35,7 @@ def call(number: int, **fields: Any) -> SlotCall:
         "span_id": f"{number:016x}",
         "contract": LABEL.contract.sha256,
         "input": {"message": message},
-        "output": "a",
+        "output": "ba"[number % 2],
         "corrected": False,
         "binding": "big",
         "specialist": None,
@@ -106,6 +106,11 @@ def test_too_few_examples_are_refused_with_what_was_left_out() -> None:
         curate([], LABEL.contract, split_by=None)
     with pytest.raises(DistillError, match="The answers of 'big' may not be trained on"):
         curate([call(1, trainable=False)], LABEL.contract, split_by=None)
+
+
+def test_one_answer_to_all_inputs_is_refused() -> None:
+    with pytest.raises(DistillError, match="one and the same answer to all 60 inputs: a constant needs no model"):
+        curate([call(n, output="a") for n in range(60)], LABEL.contract, split_by=None)
 
 
 def test_a_parameter_that_is_not_there_is_refused() -> None:

@@ -163,9 +163,14 @@ def test_a_vllm_server_is_asked_to_load_what_it_does_not_have_again_after_its_re
 
 
 class _WaryVllm(_Vllm):
-    """vLLM as it comes: it takes no chat template from a request."""
+    """vLLM as it comes: it knows no adapter before it is told to load it, and takes no chat template from a request."""
+
+    loaded: ClassVar[set[str]] = set()
 
     def do_POST(self) -> None:
+        if self.path == "/v1/load_lora_adapter" or not self.loaded:
+            super().do_POST()
+            return
         self.rfile.read(int(self.headers["Content-Length"]))
         message = "Chat template is passed with request, but --trust-request-chat-template is not set."
         self._answer(400, {"error": {"message": message}})

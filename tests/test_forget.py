@@ -18,6 +18,7 @@ from hetero_agents.contract import Sha256, SlotId
 from hetero_agents.distill.curate import Dataset, Example
 from hetero_agents.distill.forget import MARK, forget, traces_of
 from hetero_agents.errors import KeyAccessError
+from hetero_agents.routing import AnswerCache, Kept
 from hetero_agents.slots import App, registry
 from hetero_agents.spans import Feedback, Keep, Names, SealedVault, SpanRecord, calls_of
 from hetero_agents.spans.keys import KeyInMemory, Opener, Reader, public_text
@@ -219,6 +220,51 @@ def test_forgetting_takes_data_sets_and_specialists_along(trained: Workspace) ->
     after = traces_of(trained, vault, "ann")
     assert (after.known, after.datasets, after.specialists, after.untold) == (False, [], [], ["desk.classify@3"])
     assert told(vault)["a01"] is None
+
+
+def test_lineage_goes_from_a_specialist_back_to_its_spans(trained: Workspace, hetero: Hetero) -> None:
+    trained.withdraw([SpecialistId("desk.classify@3")], "it leaked")
+    known: dict[str, Any] = hetero("lineage", "desk.classify@2", "--json").json
+    assert (known["route"], known["dataset"]) == ("active", ".hetero/distill/desk.classify/2/dataset.json")
+    assert [(span["trace_id"], span["span_id"], span["part"]) for span in known["spans"]] == [
+        ("a", "a01", "train"),
+        ("b", "b01", "train"),
+    ]
+    assert known["base_sha256"] == "1" * 64 and known["recipe"] == {"epochs": 1.5}
+    assert hetero("lineage", "desk.classify@1", "--json").json["route"] == "replaced"
+    unknown = hetero("lineage", "desk.classify@3", "--json").json
+    assert (unknown["route"], unknown["dataset"], unknown["spans"]) == ("withdrawn", None, [])
+    drawn = hetero("lineage", "desk.classify@2").out
+    assert "train: 2 calls of 2 runs, 0 corrected" in drawn and "a:a01" in drawn and "epochs=1.5" in drawn
+
+
+def test_lineage_goes_from_spans_and_persons_to_what_was_made_from_them(trained: Workspace, hetero: Hetero) -> None:
+    for asked in (("a",), ("a:a01",), ("--subject", "ann")):
+        (use,) = hetero("lineage", *asked, "--json").json
+        assert (use["slot"], use["specialists"], len(use["origins"])) == ("desk.classify", ["desk.classify@2"], 1)
+    uses = hetero("lineage", "--subject", "bob", "--json").json
+    assert [use["specialists"] for use in uses] == [["desk.classify@1"], ["desk.classify@2"]]
+    assert "data set of desk.classify: 1 in train" in hetero("lineage", "b").out
+    assert hetero("lineage", "a:b01", "--json").json == []
+    assert "No data set that lies here" in hetero("lineage", "c").out
+
+
+def test_lineage_of_nothing_or_of_two_things_is_a_sentence(trained: Workspace, hetero: Hetero) -> None:
+    assert hetero("lineage").sentence.startswith("Name one thing")
+    assert hetero("lineage", "a", "--subject", "ann").sentence.startswith("Name one thing")
+    assert hetero("lineage", "desk.classify@9").sentence.startswith("There is no specialist 'desk.classify@9'")
+
+
+def test_forgetting_empties_the_cache_of_answers(trained: Workspace, hetero: Hetero) -> None:
+    path, kept = trained.state_dir / "cache.db", Kept("a secret", "m", "big", None, True, None)
+    cache = AnswerCache(path, lambda: bytes(32))
+    for person in ("ann", "eve"):
+        cache.keep(kept, 60, "q")
+        assert cache.find("q") == kept
+        done = hetero("forget", "--subject", person, "--yes")
+        assert cache.find("q") is None, done
+    assert "the cache of answers, which may have held some, was emptied" in done.err, "nothing else was of eve"
+    cache.close()
 
 
 def test_a_withdrawn_specialist_is_never_served_although_it_is_active(trained: Workspace) -> None:

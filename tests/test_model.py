@@ -145,15 +145,14 @@ def test_examples_in_one_row_have_the_loss_that_they_have_alone(lowest: int) -> 
             alone += model(input_ids=ids, labels=labels).loss.item() * len(sample.answer)
 
     examples = Examples(samples, share=True)
-    everything = examples.rows(range(4), 768)
+    everything = examples.rows(range(4))
     assert [row.shared for row in everything] == [30, 0]
     lower = LowerLayers(model, lowest, everything) if lowest else None
     # All at once, and in batches that are not the rows of the lower layers.
     for batches in ([[0, 1, 2, 3]], [[0, 3], [2], [1]]):
         with torch.no_grad():
             losses = [
-                _loss_sum(model, lower, examples.rows(batch, 768), tokenizer.pad_token_id, "cpu").item()
-                for batch in batches
+                _loss_sum(model, lower, examples.rows(batch), tokenizer.pad_token_id, "cpu").item() for batch in batches
             ]
         assert sum(losses) == pytest.approx(alone, rel=1e-4)
 
@@ -243,6 +242,14 @@ def test_a_token_weighs_the_same_in_a_batch_of_short_and_of_long_answers(tmp_pat
     empty, named = (after[tokenizer(word).input_ids[0]].item() for word in ("No", "Names"))
     assert empty + named > 0.9
     assert 0.25 < empty < 0.75
+
+
+def test_a_training_that_runs_away_says_so_and_leaves_no_checkpoint(tmp_path: Path) -> None:
+    texts = [(f"Say {n}.\n", str(n)) for n in range(16)]
+    recipe = Recipe(epochs=8, top_layers=0.1, learning_rate=1e30)
+    with pytest.raises(DistillError, match=r"The loss is not a number after \d+ of 32 batches; lower learning_rate"):
+        train_lora(Job(WEIGHTS, texts, recipe, tmp_path, checkpoint_seconds=0.0), lambda done, total: None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ class Specialist(_Form):
     """Of `adapter.gguf`, the same weights for llama.cpp."""
     contract_sha256: Sha256
     dataset_sha256: Sha256
+    privacy: dict[str, Any] = {}
+    """What `[privacy]` said of content, languages and rules when the data set was made."""
     recipe: dict[str, Any]
     examples: int
     """Training examples seen at least once."""

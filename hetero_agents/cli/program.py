@@ -26,6 +26,7 @@ for command in (
     specialists.slots,
     specialists.promote,
     specialists.rollback,
+    specialists.lineage,
     privacy.forget,
     workspace.models,
     workspace.doctor,

@@ -1,30 +1,46 @@
-"""`hetero distill`, `slots`, `promote`, `rollback`."""
+"""`hetero distill`, `slots`, `promote`, `rollback`, `lineage`."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
+from rich.tree import Tree
 
 from ..bindings import SpecialistId
 from ..bindings.lock import SlotLock
 from ..contract import SlotId
-from ..errors import ConfigError, IntegrityError, UnknownNameError
+from ..errors import ConfigError, IntegrityError, UnknownNameError, UserError
 from ..slots import App, Slot, registry
 from . import common
 from .common import Json
+from .keys import open_vault
+
+if TYPE_CHECKING:
+    from ..distill.lineage import Lineage
+
+SHOWN = 3
+"""Spans of each part that `lineage` draws."""
 
 
 def distill(
     slot: Annotated[str, typer.Argument(help="The slot's id.")],
     base: Annotated[str | None, typer.Option(help="A name in [models]; the slm tier's model by default.")] = None,
-    epochs: Annotated[float, typer.Option(min=0.01, help="How often each example is seen.")] = 1.5,
+    recipe: Annotated[Path | None, typer.Option(help="A TOML file that says how to train; sensible without.")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(min=0.01, help="How often each example is seen, before what the recipe says.")
+    ] = None,
     max_length: Annotated[
-        int, typer.Option(min=16, help="Tokens of prompt and answer; longer examples are left out.")
-    ] = 512,
-    seed: Annotated[int, typer.Option(help="The same seed and data give the same specialist.")] = 0,
+        int | None,
+        typer.Option(min=16, help="Tokens of prompt and answer; longer examples are left out."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed and data give the same specialist.")] = None,
     as_json: Json = False,
 ) -> None:
     """Turn a slot's spans into a specialist: curate, train, convert, evaluate. Ctrl-C and the same command resume."""
@@ -33,17 +49,19 @@ def distill(
     from ..distill.loop import base_of
     from ..engines.catalog import fetch_weights
 
+    given = {"epochs": epochs, "max_length": max_length, "seed": seed}
+    how = Recipe.load(recipe) if recipe else Recipe()
+    how = replace(how, **{key: value for key, value in given.items() if value is not None})
     app = common.open_app()
     declared = registry.slot(slot)
     _, weights = base_of(app, base)
     with common.fetch_progress() as fetched:
         fetch_weights(weights, fetched)
-    recipe = Recipe(epochs=epochs, max_length=max_length, seed=seed)
     with common.step_progress() as progress:
-        made = asyncio.run(run(app, declared, base=base, recipe=recipe, progress=progress))
+        made = asyncio.run(run(app, declared, base=base, recipe=how, progress=progress))
     left_out = dict(made.dataset.left_out)
     if made.trained.left_out:
-        left_out[f"longer than {max_length} tokens (--max-length)"] = made.trained.left_out
+        left_out[f"longer than {how.max_length} tokens (--max-length)"] = made.trained.left_out
     if as_json:
         common.print_json(
             {
@@ -163,6 +181,75 @@ def rollback(
     if SlotId(slot) not in app.workspace.lock.slots:
         raise UnknownNameError("slot with a specialist", slot, known)
     _say_slot(SlotId(slot), app.workspace.restore(SlotId(slot)), as_json)
+
+
+def lineage(
+    what: Annotated[
+        str | None,
+        typer.Argument(help="A specialist (desk.choose@1); or a trace, or TRACE:SPAN, to see what it went into."),
+    ] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="A person, as `subject()` was told: what the person's spans went into.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a specialist was made from, back to its spans; or what a span, a run or a person went into."""
+    from ..distill.forget import examples_of
+    from ..distill.lineage import examples_of_run, lineage_of, route_of, stored_datasets, uses_of
+
+    if (what is None) == (subject is None):
+        raise UserError("Name one thing: a specialist, a trace, TRACE:SPAN, or --subject ID.")
+    app, vault = open_vault()
+    root, lock = app.workspace.root, app.workspace.lock
+    if what is not None and "@" in what:
+        found = lineage_of(app.workspace, what)
+        if as_json:
+            values = found.specialist.model_dump(mode="json")
+            where = found.dataset and str(found.dataset.relative_to(root))
+            spans = [asdict(origin) for origin in found.origins]
+            common.print_json({"specialist": what, "route": found.route, **values, "dataset": where, "spans": spans})
+        else:
+            common.out.print(_lineage_tree(found, root))
+        return
+    matches = examples_of(vault, subject) if subject is not None else examples_of_run(*(what or "").split(":", 1))
+    uses = uses_of(lock, stored_datasets(app.workspace), matches)
+    if as_json:
+        common.print_json([{**asdict(use), "dataset": str(use.dataset.relative_to(root))} for use in uses])
+        return
+    tree = Tree(escape(subject or what or ""))
+    for use in uses:
+        parts = Counter(origin.part for origin in use.origins)
+        counted = ", ".join(f"{n} in {part}" for part, n in parts.items())
+        branch = tree.add(escape(f"data set of {use.slot}: {counted} ({use.dataset.relative_to(root)})"))
+        for name in use.specialists:
+            branch.add(escape(f"{name}, {route_of(lock, name)}"))
+    common.out.print(tree if uses else "No data set that lies here has an example from it.")
+
+
+def _lineage_tree(found: Lineage, root: Path) -> Tree:
+    entry = found.specialist
+    tree = Tree(escape(f"{found.specialist_id}, {found.route}{f': {entry.withdrawn}' if entry.withdrawn else ''}"))
+    scores = tree.add("scores on the test part")
+    for name, score in entry.scores.items():
+        scores.add(f"{name} {common.score_text(score)}")
+    tree.add(escape(f"adapter {entry.adapter}, safetensors {entry.adapter_sha256[:12]}, gguf {entry.gguf_sha256[:12]}"))
+    tree.add(escape(f"base {entry.base}, {entry.base_sha256[:12]}"))
+    tree.add(escape("recipe " + ", ".join(f"{key}={value}" for key, value in entry.recipe.items())))
+    tree.add(f"contract {entry.contract_sha256[:12]}")
+    where = found.dataset.relative_to(root) if found.dataset else "not on this machine"
+    data = tree.add(escape(f"data set {entry.dataset_sha256[:12]} ({where}), answers of {entry.teacher}"))
+    policy = ", ".join(f"{key}={value}" for key, value in entry.privacy.items())
+    data.add(escape(f"privacy {policy or 'not recorded'}"))
+    for part, n in Counter(origin.part for origin in found.origins).items():
+        mine = [origin for origin in found.origins if origin.part == part]
+        corrected = sum(origin.corrected for origin in mine)
+        runs = len({origin.trace_id for origin in mine})
+        branch = data.add(f"{part}: {n} calls of {runs} runs, {corrected} corrected")
+        for origin in mine[:SHOWN]:
+            branch.add(f"{origin.trace_id}:{origin.span_id}")
+        if n > SHOWN:
+            branch.add(f"and {n - SHOWN} more (--json has all)")
+    return tree
 
 
 def _say_slot(slot: SlotId, state: SlotLock, as_json: bool) -> None:

@@ -317,6 +317,13 @@ class Contract:
         """Return an output as a JSON value."""
         return self.output.dump_python(output, mode="json")
 
+    def comes_back(self, output: Any, arguments: Mapping[str, Any]) -> bool:
+        """Return whether an output is the same after its way through JSON: secrets and excluded fields are not."""
+        try:
+            return bool(self.validate(self.dump_output(output), arguments) == output)
+        except ValueError:
+            return False
+
     def answer_text(self, value: Any, arguments: Mapping[str, Any]) -> str:
         """Return the text of an answer as engines with a grammar write it: JSON, keys in the order of the schema.
 

@@ -5,6 +5,6 @@ S1 is the vault; S6 is rollout. Selecting among several bases (S4) is not here: 
 
 from .evaluate import Prediction, paired_difference, wilson
 from .loop import Distilled, distill
-from .train import Recipe
+from .recipe import Recipe
 
 __all__ = ["Distilled", "Prediction", "Recipe", "distill", "paired_difference", "wilson"]

@@ -90,7 +90,7 @@ def curate(
     cluster which new calls join or link may move, as a whole.
 
     Raises:
-        DistillError: too few examples, with what was left out and why.
+        DistillError: too few examples, with what was left out and why, or one answer to all of them.
         UnknownNameError: `split_by` names no parameter.
     """
     if split_by is not None and split_by not in contract.parameters:
@@ -127,6 +127,10 @@ def curate(
     # The order must not depend on when things ran.
     examples = [kept[key] for key in sorted(kept)]
     parts: dict[Part, list[Example]] = {"train": [], "select": [], "certify": [], "test": []}
+    if len({compact_json(example.output) for example in examples}) == 1:
+        raise DistillError(
+            f"Slot {contract.slot!r} gave one and the same answer to all {len(examples)} inputs: a constant needs no model."
+        )
     texts = [_split_text(example.input, split_by) for example in examples]
     for example, part in zip(examples, _parts(texts), strict=True):
         parts[part].append(example)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Generator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Generator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,8 @@ from ..bindings.lock import exclusive, write_atomically
 from ..errors import DistillError
 from ..routing import AnswerCache
 from ..spans import SealedVault
-from .curate import Dataset
+from .curate import Dataset, Example
+from .lineage import stored_datasets, uses_of
 
 MARK = "forgotten.json"
 """Stands in the folder of a data set that is not to be used any more, in the place of all that it held."""
@@ -58,6 +59,16 @@ def nothing_distilled(workspace: Workspace) -> Generator[None]:
         yield
 
 
+def examples_of(vault: SealedVault, person: str) -> Callable[[Example], bool]:
+    """Return which examples are a person's: by the span, and by name, as the spans may be gone already, their time being over.
+
+    Raises:
+        KeyAccessError: this account's key does not open content.
+    """
+    logged, names = set(vault.spans_of(person)), vault.names_of(person)
+    return lambda e: e.person in names or (e.trace_id, e.span_id) in logged
+
+
 def traces_of(workspace: Workspace, vault: SealedVault, person: str) -> Traces:
     """Return what there is of a person in a workspace.
 
@@ -69,28 +80,19 @@ def traces_of(workspace: Workspace, vault: SealedVault, person: str) -> Traces:
     Raises:
         KeyAccessError: this account's key does not open content.
     """
-    spans, names = vault.spans_of(person), vault.names_of(person)
-    logged = set(spans)
-    touched, hashes, known = list[Path](), set[str](), set[str]()
-    for path in sorted((workspace.state_dir / "distill").glob("*/*/dataset.json")):
-        dataset = Dataset.from_json(path.read_text("utf-8"))
-        known.add(dataset.sha256)
-        # By name too: the spans may be gone already, their time being over.
-        if any(
-            example.person in names or (example.trace_id, example.span_id) in logged
-            for part in dataset.parts.values()
-            for example in part
-        ):
-            touched.append(path.parent)
-            hashes.add(dataset.sha256)
+    spans = vault.spans_of(person)
+    lock, datasets = workspace.lock, list(stored_datasets(workspace))
+    uses = uses_of(lock, datasets, examples_of(vault, person))
+    trained = {name for use in uses for name in use.specialists}
+    known = {data.sha256 for _, data in datasets}
     for path in (workspace.state_dir / "distill").glob(f"*/*/{MARK}"):
         known.add(json.loads(path.read_text("utf-8"))["dataset_sha256"])
-    live = {name: entry for name, entry in workspace.lock.specialists.items() if entry.withdrawn is None}
+    live = {name: entry for name, entry in lock.specialists.items() if entry.withdrawn is None}
     return Traces(
         vault.knows(person),
         spans,
-        touched,
-        [name for name, entry in live.items() if entry.dataset_sha256 in hashes],
+        [use.dataset.parent for use in uses],
+        [name for name in live if name in trained],
         [name for name, entry in live.items() if entry.dataset_sha256 not in known],
     )
 
@@ -102,8 +104,11 @@ def empty_cache(workspace: Workspace) -> bool:
         HeteroError: the file cannot be written.
     """
     path = workspace.state_dir / "cache.db"
-    AnswerCache.clear(path)
-    return path.exists()
+    if not path.exists():
+        return False
+    with closing(AnswerCache(path, key=lambda: b"")) as cache:
+        cache.clear()
+    return True
 
 
 def forget(

@@ -26,7 +26,8 @@ from ..spans import calls_of
 from .curate import Dataset, Example, curate
 from .evaluate import FIVE, TIMED, Prediction, in_order, plain_code, predict, prediction_line, read_predictions, score
 from .imported import imported_calls
-from .train import Job, Recipe, Text, Trained, call_text
+from .recipe import Recipe
+from .train import Job, Text, Trained, call_text
 from .worker import train_aside
 
 Progress = Callable[[str, int, int], None]
@@ -113,6 +114,7 @@ async def _distill(app: App, slot: Slot[..., Any], base: str | None, recipe: Rec
         gguf_sha256=sha256_of_file(folder / "adapter" / "adapter.gguf"),
         contract_sha256=contract.sha256,
         dataset_sha256=dataset.sha256,
+        privacy=app.workspace.config.privacy.model_dump(),
         recipe=asdict(recipe),
         examples=trained.examples,
         train_seconds=round(trained.seconds, 1),
@@ -273,7 +275,7 @@ def _scores(predictions: Sequence[Prediction]) -> dict[str, Score]:
 
 def _existing(app: App, made: Specialist) -> SpecialistId | None:
     """The specialist that is the same work: same weights on the same base, measured on the same data."""
-    own = {"adapter", "scores", "created", "train_seconds"}
+    own = {"adapter", "scores", "created", "train_seconds", "privacy"}
     same = made.model_dump(exclude=own)
     entries = app.workspace.lock.of_slot(made.slot).items()
     return next((name for name, entry in entries if entry.model_dump(exclude=own) == same), None)

@@ -1,5 +1,5 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-"""What goes through the model at once: examples whose prompts begin alike share that beginning, which is computed once.
+"""Sequence packing: examples whose prompts begin alike share that beginning, which is computed once.
 
 Prompts of one slot often begin with the same tools or the same schema. Such examples stand in one *row*:
 the shared beginning, then the rest of each, which sees the beginning and itself and none of its
@@ -21,11 +21,17 @@ if TYPE_CHECKING:
 LEAST_SHARED = 0.25
 """Share of an example's tokens that it must have in common with others to stand in a row with them."""
 
+MUCH_LESS = 0.75
+"""An example that shares less than this part of what a group shares begins another group."""
+
 GROUPS_A_BATCH = 2
 """Examples of how many groups stand in a batch; of one alone they would pull the weights to and fro."""
 
-STEP = 16
-"""Lengths are rounded up to a multiple of it: oneDNN compiles a kernel for each new shape of a product."""
+PAD_TO_MULTIPLE_OF = 16
+"""Lengths are rounded up: oneDNN compiles a kernel for each new shape of a product."""
+
+ROW_TOKENS = 768
+"""Tokens of a row at most, one long example aside: attention's cost grows with their square."""
 
 NEIGHBOUR = 12
 """Examples of no group come in batches of like length, give or take so many tokens."""
@@ -80,8 +86,8 @@ class Row:
         return [*range(self.shared), *(p for sample in self.samples for p in range(self.shared, len(sample)))]
 
     @property
-    def owners(self) -> list[int]:
-        """Whose each token is: 0 for the shared beginning, then 1, 2, ..."""
+    def segments(self) -> list[int]:
+        """Which example each token is of: 0 for the shared beginning, then 1, 2, ..."""
         rests = (n for n, sample in enumerate(self.samples, 1) for _ in range(self.shared, len(sample)))
         return [*[0] * self.shared, *rests]
 
@@ -108,7 +114,7 @@ class Examples:
 
         Args:
             samples: all of a training.
-            share: the model's layers are attention, which can be told what to see; else each sample is alone.
+            share: whether samples may stand in one row (`attends_only`); else each is alone.
         """
         self.samples = samples
         self.groups = _groups(samples, share)
@@ -121,7 +127,7 @@ class Examples:
         """
         whole, made = ceil(len(self.samples) / size), list[list[int]]()
         left, epoch = max(1, round(whole * epochs)), 0
-        together = max(1, size // GROUPS_A_BATCH)
+        together = min(size, max(2, size // GROUPS_A_BATCH))
         while left > 0:
             dice = random.Random(f"{seed} {epoch}")
             alike, rest = list[list[int]](), list[int]()
@@ -142,13 +148,13 @@ class Examples:
             epoch += 1
         return made
 
-    def rows(self, batch: Iterable[int], at_once: int) -> list[Row]:
-        """Return samples as rows of at most so many tokens, those of a group in one row while they fit."""
+    def rows(self, batch: Iterable[int]) -> list[Row]:
+        """Return samples as rows, those of a group in one row while they fit."""
         rows, last = list[Row](), -1
         for i in sorted(batch, key=lambda i: (self._group_of[i], i)):
             number, sample = self._group_of[i], self.samples[i]
             shared = self.groups[number].shared
-            if number == last and len(rows[-1]) + len(sample) - shared <= at_once:
+            if number == last and len(rows[-1]) + len(sample) - shared <= ROW_TOKENS:
                 rows[-1].members.append(i)
                 rows[-1].samples.append(sample)
             else:
@@ -157,11 +163,11 @@ class Examples:
         return rows
 
 
-def parts_of(rows: Iterable[Row], at_once: int) -> Iterator[list[Row]]:
+def micro_batches(rows: Iterable[Row], at_once: int) -> Iterator[list[Row]]:
     """Rows in parts of at most so many tokens, padding counted: memory stays bounded, gradients are the same."""
     part: list[Row] = []
     for row in sorted(rows, key=len):
-        if part and len(row) * (len(part) + 1) > at_once:
+        if part and padded_length([row]) * (len(part) + 1) > at_once:
             yield part
             part = []
         part.append(row)
@@ -170,11 +176,14 @@ def parts_of(rows: Iterable[Row], at_once: int) -> Iterator[list[Row]]:
 
 def padded_length(rows: Sequence[Row]) -> int:
     """Return the tokens to which rows are padded."""
-    return ceil(max(map(len, rows)) / STEP) * STEP
+    return ceil(max(map(len, rows)) / PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF
 
 
 def model_inputs(rows: Sequence[Row], pad: int, device: str) -> dict[str, Any]:
-    """Return token ids, positions, and who sees whom, [rows, 1, length, length], padded on the left."""
+    """Return token ids and positions, [rows, length], padded on the left, and the attention mask.
+
+    It is [rows, length] where every row is one example, as every model takes it; else who sees whom, [rows, 1, length, length].
+    """
     import torch
 
     length = padded_length(rows)
@@ -182,29 +191,47 @@ def model_inputs(rows: Sequence[Row], pad: int, device: str) -> dict[str, Any]:
     def padded(values: Sequence[list[int]], fill: int) -> torch.Tensor:
         return torch.tensor([[*[fill] * (length - len(v)), *v] for v in values], device=device)
 
-    owners = padded([row.owners for row in rows], -1)
-    asked, seen = owners[:, :, None], owners[:, None, :]
-    place = torch.arange(length, device=device)
-    sees = ((seen == 0) | (seen == asked)) & (place[None, :] <= place[:, None])
-    mask = torch.zeros(sees.shape, device=device).masked_fill(~sees, torch.finfo(torch.float32).min)
+    segments = padded([row.segments for row in rows], -1)
+    if all(len(row.samples) == 1 for row in rows):
+        mask = (segments >= 0).long()
+    else:
+        asked, seen = segments[:, :, None], segments[:, None, :]
+        place = torch.arange(length, device=device)
+        sees = ((seen == 0) | (seen == asked)) & (place[None, :] <= place[:, None])
+        mask = torch.zeros(sees.shape, device=device).masked_fill(~sees, torch.finfo(torch.float32).min)[:, None]
     return {
         "input_ids": padded([row.tokens for row in rows], pad),
         "position_ids": padded([row.positions for row in rows], 0),
-        "attention_mask": mask[:, None],
+        "attention_mask": mask,
     }
+
+
+def attends_only(model: Any) -> bool:
+    """Return whether a model's layers mix tokens by attention alone, which can be told what to see; state spaces and convolutions cannot."""
+    import torch
+
+    layers = model.get_decoder().layers
+    return all(hasattr(layer, "self_attn") for layer in layers) and not any(
+        isinstance(module, torch.nn.Conv1d) for module in layers.modules()
+    )
 
 
 def _groups(samples: Sequence[Sample], share: bool) -> list[Group]:
     groups: list[Group] = []
+    longest = 0
     for number in sorted(range(len(samples)), key=lambda i: samples[i].prompt):
         sample, last = samples[number], groups[-1] if groups else None
+        longest = max(longest, len(sample))
         if last and share:
-            common = _common(samples[last.members[-1]].prompt[:-1], sample.prompt[:-1])
-            shared = common if len(last.members) == 1 else min(common, last.shared)
-            if shared >= LEAST_SHARED * max(len(sample), *(len(samples[i]) for i in last.members)):
+            shared = _common(samples[last.members[-1]].prompt[:-1], sample.prompt[:-1])
+            if len(last.members) > 1:
+                # Where much less is shared another group begins: with an instruction before all, each tool's is still one.
+                shared = min(shared, last.shared) if shared > MUCH_LESS * last.shared else 0
+            if shared >= LEAST_SHARED * longest:
                 groups[-1] = Group(shared, [*last.members, number])
                 continue
         groups.append(Group(0, [number]))
+        longest = len(sample)
     return groups
 
 

@@ -2,7 +2,7 @@
 """Step S5: LoRA on a base, on a CPU or a GPU, with checkpoints.
 
 The loss is on the answer alone. Inputs are what the engine will be sent, through the base's own chat
-template, and answers have the exact form that the grammar lets through. A fixed seed repeats on the
+template or, baked, without one, and answers have the exact form that the grammar lets through. A fixed seed repeats on the
 same machine; an interrupted run goes on from its last checkpoint to the same result.
 """
 
@@ -15,18 +15,19 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic_ai.messages import ModelMessage, ModelRequest, TextPart, UserPromptPart
 
-from ..contract import Contract, Sha256, sha256_of
+from ..contract import Contract
 from ..engines.catalog import Weights, verified_sha256
 from ..engines.served import fetch_served
 from ..errors import DistillError, MissingExtraError
 from .lower import LowerLayers
-from .rows import Examples, Row, Sample, model_inputs, padded_length, parts_of
+from .recipe import Recipe
+from .rows import Examples, Row, Sample, attends_only, micro_batches, model_inputs, padded_length
 
 if TYPE_CHECKING:
     import torch
@@ -42,29 +43,6 @@ KEPT_BYTES = 2**31
 
 Text = tuple[list[dict[str, str]] | str, str]
 """A call as a chat (`chat_of`), or as the whole prompt where the specialist is baked, and the answer's text."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a specialist is trained. Names are PEFT's where it has one."""
-
-    r: int = 16
-    lora_alpha: int = 32
-    learning_rate: float = 1e-3
-    batch_size: int = 4
-    epochs: float = 1.5
-    top_layers: float = 0.5
-    """Share of the layers, from the top, that get an adapter: the backward pass ends at the lowest of them."""
-    max_length: int = 512
-    """Tokens of prompt and answer; longer examples are left out."""
-    bake: bool = True
-    """Train and serve on a call's values alone, without instruction, names and chat template, where the contract allows it."""
-    seed: int = 0
-
-    @property
-    def sha256(self) -> Sha256:
-        """Hash of the recipe."""
-        return sha256_of(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -115,7 +93,8 @@ def train_lora(job: Job, progress: Progress) -> Trained:
         progress: called after each batch; what it raises stops the training, which then goes on from there.
 
     Raises:
-        DistillError: no example fits `max_length`.
+        DistillError: no example fits `max_length`, the base has no chat template and one is needed, or the loss is not
+            a number any more.
         MissingExtraError: torch, transformers or peft are not installed.
     """
     try:
@@ -143,6 +122,7 @@ def train_lora(job: Job, progress: Progress) -> Trained:
     config = LoraConfig(
         r=recipe.r,
         lora_alpha=recipe.lora_alpha,
+        use_rslora=recipe.use_rslora,
         target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         layers_to_transform=list(range(lowest, layers)),
         task_type="CAUSAL_LM",
@@ -154,10 +134,10 @@ def train_lora(job: Job, progress: Progress) -> Trained:
     if mixed:
         _keep_in_bf16(tuned)
     states_bytes = sum(map(len, fitting)) * model.config.hidden_size * 4
-    examples = Examples(fitting, share=not getattr(model, "_is_stateful", False))
+    examples = Examples(fitting, share=attends_only(model))
     lower = None
     if lowest and recipe.epochs > 1 and states_bytes <= KEPT_BYTES:
-        lower = LowerLayers(model, lowest, examples.rows(range(len(fitting)), at_once))
+        lower = LowerLayers(model, lowest, examples.rows(range(len(fitting))))
     parameters = [p for p in tuned.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
     batches = examples.batches(recipe.batch_size, recipe.epochs, recipe.seed)
@@ -185,11 +165,16 @@ def train_lora(job: Job, progress: Progress) -> Trained:
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * min(1.0, (number + 1) / 8) * max(0.02, 1 - number / len(batches))
         answer_tokens, loss = sum(len(fitting[i].answer) for i in batch), torch.zeros((), device=device)
-        for part in parts_of(examples.rows(batch, at_once), at_once):
+        for part in micro_batches(examples.rows(batch), at_once):
             with torch.autocast(device, torch.bfloat16, enabled=mixed):
                 share = _loss_sum(tuned, lower, part, tokenizer.pad_token_id, device)
             (share / divisor).backward()
             loss += share.detach()
+        if not loss.isfinite():
+            checkpoint.unlink(missing_ok=True)  # its weights are on the way there
+            raise DistillError(
+                f"The loss is not a number after {number + 1} of {len(batches)} batches; lower learning_rate, which is {recipe.learning_rate:g}."
+            )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         recent.append((loss.item(), answer_tokens))
@@ -287,6 +272,10 @@ def prompt_tokens(tokenizer: Any, call: list[dict[str, str]] | str) -> list[int]
     """Return the tokens of a call as the engine makes them: a chat through the base's template, a baked prompt as it is."""
     if isinstance(call, str):
         return tokenizer(call).input_ids
+    if tokenizer.chat_template is None:
+        raise DistillError(
+            "The base has no chat template, so nobody can say how it is spoken to; take an instruct model."
+        )
     prompt = tokenizer.apply_chat_template(call, tokenize=False, add_generation_prompt=True)
     return tokenizer(prompt, add_special_tokens=False).input_ids
 
@@ -302,7 +291,7 @@ def _loss_sum(model: Any, lower: LowerLayers | None, rows: Sequence[Row], pad: i
 
     length = padded_length(rows)
     labels = torch.tensor([[*[-100] * (length - len(row)), *row.labels] for row in rows], device=device)
-    # The same places are kept of all rows: rows end with an answer, so these are few.
+    # The same places are kept of all rows: single examples end with their answers, so these are few.
     kept = (labels != -100).any(0).nonzero()[:, 0]
     labels = labels[:, kept]
     if lower:

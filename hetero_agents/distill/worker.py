@@ -18,7 +18,8 @@ from typing import Any
 from .. import errors
 from ..engines.catalog import Weights
 from ..errors import DistillError, HeteroError
-from .train import Job, Progress, Recipe, Trained, train_lora
+from .recipe import Recipe
+from .train import Job, Progress, Trained, train_lora
 
 STOPPED = 130
 """Exit status of a training that was stopped after its checkpoint was written."""

@@ -46,6 +46,12 @@ CONTEXT_A_SLOT = 4096
 
 DEFAULT_MAX_TOKENS = 512
 
+_CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""What llama.cpp speaks to a model without a chat template."""
+
 _BAKED = "hetero_baked"
 """Variable of the server's chat template that a request to a baked specialist sets."""
 
@@ -137,8 +143,9 @@ def _start(path: Path, adapters: tuple[Path, ...], weights: Weights) -> _Server:
     params.n_ctx = SERVER_SLOTS * min(CONTEXT_A_SLOT, weights.context)
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = _cores()
     params.use_jinja = True
-    if template := chat_template(path):
-        params.chat_template = f"{{% if {_BAKED} is defined %}}{BAKED_TEMPLATE}{{% else %}}{template}{{% endif %}}"
+    # Jinja drops the line end that a template ends with; inside of ours it would stay.
+    template = (chat_template(path) or _CHATML).removesuffix("\n")
+    params.chat_template = f"{{% if {_BAKED} is defined %}}{BAKED_TEMPLATE}{{% else %}}{template}{{% endif %}}"
     params.cache_ram_mib = 0
     params.verbosity = -1
     params.warmup = False

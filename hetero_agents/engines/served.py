@@ -30,21 +30,27 @@ def fetch_served(weights: Weights) -> Path:
 
 def chat_template(path: Path) -> str | None:
     """Return the chat template of a GGUF file, or None. It is kept in a file beside it, as finding it takes seconds."""
-    kept = path.with_suffix(".chat-template.json")
-    with suppress(OSError, ValueError):
-        if kept.stat().st_mtime_ns >= path.stat().st_mtime_ns:
-            return json.loads(kept.read_text("utf-8"))
+    kept, stat = path.with_suffix(".chat-template.json"), path.stat()
+    of = [stat.st_size, stat.st_mtime_ns]
+    with suppress(OSError, ValueError, KeyError):
+        if (known := json.loads(kept.read_text("utf-8")))["of"] == of:
+            return known["template"]
     try:
         import gguf
     except ImportError as error:
         raise MissingExtraError("A local: model", "local") from error
     try:
-        field = gguf.GGUFReader(path).fields.get("tokenizer.chat_template")
+        fields = gguf.GGUFReader(path).fields
     except (ValueError, IndexError, KeyError):
         return None  # no GGUF file: llama.cpp will say so
-    template = None if field is None else field.contents()
+    template, with_tools = (
+        fields[name].contents() if name in fields else None
+        for name in ("tokenizer.chat_template", "tokenizer.chat_template.tool_use")
+    )
+    if template and with_tools:
+        template = f"{{% if tools %}}{with_tools}{{% else %}}{template}{{% endif %}}"
     with suppress(OSError):  # beside a file of somebody else's folder it is read at each start
-        write_atomically(kept, json.dumps(template).encode())
+        write_atomically(kept, json.dumps({"of": of, "template": template}).encode())
     return template
 
 

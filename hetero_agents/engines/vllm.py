@@ -104,15 +104,23 @@ class VllmModel(OpenAIChatModel):
             EngineError: the adapter cannot be loaded, or the server does not take its form of prompts.
         """
         try:
-            return await super().request(messages, model_settings, model_request_parameters)
+            return await self._asked(messages, model_settings, model_request_parameters)
+        except ModelHTTPError as error:
+            if error.status_code != 404 or self._folder is None:
+                raise
+        await self._server.load(self.model_name, self._folder)
+        return await self._asked(messages, model_settings, model_request_parameters)
+
+    async def _asked(
+        self, messages: list[ModelMessage], settings: ModelSettings | None, parameters: ModelRequestParameters
+    ) -> ModelResponse:
+        try:
+            return await super().request(messages, settings, parameters)
         except ModelHTTPError as error:
             if error.status_code == 400 and "trust-request-chat-template" in str(error.body):
                 raise EngineError(
                     f"The vLLM server at {self._server.url} takes no chat template, which {self.model_name} needs; start it with --trust-request-chat-template."
                 ) from error
-            if error.status_code != 404 or self._folder is None:
-                raise
+            raise
         except ModelAPIError as error:
             raise self._server.silent(error) from error
-        await self._server.load(self.model_name, self._folder)
-        return await super().request(messages, model_settings, model_request_parameters)

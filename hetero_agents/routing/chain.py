@@ -192,17 +192,19 @@ async def attempt(
         arguments: bound arguments of the call.
         checks: the slot's verifiers.
         instrument: pydantic-ai's instrumentation; None makes no spans.
-        examples: turns before the call, for few-shot baselines.
+        examples: turns before the call, for few-shot baselines; a baked specialist sees none.
         retries: how often an answer may be mended; a baked specialist's never.
 
     Raises:
         BadAnswer: no answer holds.
         ModelAPIError: the engine failed.
     """
-    messages: list[ModelMessage] = [*examples, *contract.messages(arguments)]
+    messages: list[ModelMessage]
     if endpoint.baked:
         # One text is all it was trained on: it can be shown no examples and told of no mistake.
         messages, retries = [ModelRequest(parts=[UserPromptPart(content=contract.baked_text(arguments))])], 0
+    else:
+        messages = [*examples, *contract.messages(arguments)]
     mode = endpoint.model.profile.get("default_structured_output_mode", "tool")
     parameters = contract.request_parameters(arguments, mode=mode, bare_json=endpoint.bare_json)
     settings = endpoint.settings

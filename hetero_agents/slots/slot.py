@@ -140,7 +140,8 @@ class Slot(Generic[P, R]):
         person = subject_now.get() if entry.personal else None
         if entry.cache and not (entry.personal and person is None):
             # Who would answer it first, and whose question it is, are part of what is asked.
-            asked = self.id, contract.sha256, contract.dump(arguments), chain[0].label, person
+            first = binding.specialist_id or binding.models[0][1].model_dump()
+            asked = self.id, contract.sha256, contract.dump(arguments), first, person
             if (kept := app.cache.find(*asked)) is not None:
                 answer = await recall(kept, contract, arguments, checks=self._checks)
                 if answer is not None:
@@ -154,11 +155,13 @@ class Slot(Generic[P, R]):
             instrument=app.tracing.settings,
             refused=binding.refused,
         )
-        if asked:
-            made, route = answer.attempt, answer.route
+        made, route = answer.attempt, answer.route
+        # What another model answered while the first one could not is for this call alone.
+        if asked and route.decision == "kept":
             output = contract.dump_output(made.output)
             kept = Kept(output, made.model, route.binding, route.specialist, answer.trainable, made.confidence)
-            app.cache.keep(kept, entry.cache_seconds, *asked)
+            if contract.comes_back(made.output, arguments):
+                app.cache.keep(kept, entry.cache_seconds, *asked)
         return answer
 
     def sync(self, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -361,30 +361,31 @@ AGENT_KEY_VARIABLE: Final = "HETERO_AGENT_KEY"
 """The agent's symmetric key in the environment: 64 hexadecimal digits."""
 
 
-def agent_key(vault: str) -> bytes:
+def agent_key(vault: Callable[[], str]) -> bytes:
     """Return the 32 bytes with which an agent seals what it must read again. They open nothing of the vault.
 
     They come from `HETERO_AGENT_KEY`, else from a file in `keys_dir()` that is made at the first use.
 
     Args:
-        vault: the vault's id.
+        vault: gives the vault's id, which names the file.
 
     Raises:
         KeyAccessError: the key is none, or others can read its file.
-        HeteroError: the file cannot be written.
+        HeteroError: the file cannot be read, or made.
     """
-    path = keys_dir() / f"{vault}.agent.key"
     if (text := os.environ.get(AGENT_KEY_VARIABLE)) is None:
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with exclusive(path.with_name(f".{path.name}.flock")):
-                if not path.exists():
-                    write_atomically(path, os.urandom(32).hex().encode(), mode=0o600)
-                _refuse_open_file(path)
-                text = path.read_text()
+            path = keys_dir() / f"{vault()}.agent.key"
+            if not path.exists():
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with exclusive(path.with_name(f".{path.name}.flock")):
+                    if not path.exists():
+                        write_atomically(path, os.urandom(32).hex().encode(), mode=0o600)
+            _refuse_open_file(path, "and delete it if they may have, which ends what it sealed")
+            text = path.read_text("latin-1")
         except OSError as error:
             raise HeteroError(
-                f"The agent's key {path} cannot be had ({error.strerror}); set {AGENT_KEY_VARIABLE} or HETERO_KEYS."
+                f"The agent's key cannot be had ({error}); set {AGENT_KEY_VARIABLE} or HETERO_KEYS."
             ) from error
     try:
         key = bytes.fromhex(text)
@@ -411,7 +412,7 @@ def find_opener(keyring: Keyring, ask: Ask | None = None) -> Opener:
     for name in sorted(keyring.readers, key=lambda name: len(OPENS[keyring.readers[name].role]), reverse=True):
         path = key_file(keyring.vault, name)
         if path.exists():
-            _refuse_open_file(path)
+            _refuse_open_file(path, "and rotate if they may have")
             private = _private(path.read_bytes(), str(path), ask)
             return Opener(keyring, _owner(keyring, private, str(path)), KeyInMemory(private))
     raise KeyAccessError(
@@ -420,9 +421,9 @@ def find_opener(keyring: Keyring, ask: Ask | None = None) -> Opener:
     )
 
 
-def _refuse_open_file(path: Path) -> None:
+def _refuse_open_file(path: Path, advice: str) -> None:
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise KeyAccessError(f"Others can read the key {path}: chmod 600 it, and rotate if they may have.")
+        raise KeyAccessError(f"Others can read the key {path}: chmod 600 it, {advice}.")
 
 
 def _private(pem: bytes, what: str, ask: Ask | None) -> X25519PrivateKey:

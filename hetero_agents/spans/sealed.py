@@ -163,7 +163,7 @@ class SealedVault:
 
     def agent_key(self) -> bytes:
         """Return the agent's symmetric key, for what it must read again; see `keys.agent_key`."""
-        return agent_key((self.keyring() or self.made_keyring()).vault)
+        return agent_key(lambda: (self.keyring() or self.made_keyring()).vault)
 
     # -- writing -----------------------------------------------------------------------------------
 

@@ -1,0 +1,66 @@
+"""How a specialist is trained: what `hetero distill --recipe FILE` reads."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from ..contract import Sha256, sha256_of
+from ..errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a specialist is trained. Names are PEFT's where it has one."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    r: Annotated[int, Field(gt=0)] = 16
+    """Rank of the adapter (LoRA, Hu et al. 2021)."""
+    lora_alpha: Annotated[int, Field(gt=0)] = 32
+    use_rslora: bool = False
+    """Scale by `lora_alpha / sqrt(r)` in place of `lora_alpha / r` (rsLoRA, Kalajdzievski 2023): for high ranks."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    batch_size: Annotated[int, Field(gt=0)] = 4
+    epochs: Annotated[float, Field(gt=0)] = 1.5
+    top_layers: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the layers, from the top, that get an adapter: the backward pass ends at the lowest of them."""
+    max_length: Annotated[int, Field(ge=16)] = 512
+    """Tokens of prompt and answer; longer examples are left out."""
+    bake: bool = True
+    """Train and serve on a call's values alone, without instruction, names and chat template, where the contract allows it."""
+    seed: int = 0
+
+    @property
+    def sha256(self) -> Sha256:
+        """Hash of the recipe."""
+        return sha256_of(asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> Recipe:
+        """Read a recipe from a TOML file; what it does not say is as by default.
+
+        Raises:
+            ConfigError: unreadable, not TOML, an unknown key or a wrong value; one sentence with the place.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(tomllib.loads(path.read_text("utf-8")))
+        except OSError as error:
+            raise ConfigError(f"The recipe {path} cannot be read: {error.strerror}.") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"The recipe {path} is not TOML: {error}.") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = str(first["loc"][-1])
+            if first["type"] == "unexpected_keyword_argument":
+                known = [field.name for field in fields(cls)]
+                raise ConfigError(
+                    f"The recipe {path}: the key {key!r} does not exist{did_you_mean(key, known)}."
+                ) from error
+            raise ConfigError(
+                f"The recipe {path} is wrong at {key!r}: {first['msg'][:1].lower()}{first['msg'][1:]} (it is {first['input']!r})."
+            ) from error
