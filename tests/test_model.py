@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import psutil
 import pytest
 from pydantic_ai.direct import model_request
@@ -25,8 +27,10 @@ from hetero_agents.distill.lower import LowerLayers
 from hetero_agents.distill.rows import Examples, Sample
 from hetero_agents.distill.train import Job, _loss_sum, chat_of, load_base, train_lora  # pyright: ignore[reportPrivateUsage]
 from hetero_agents.distill.worker import train_aside
+from hetero_agents.engines import probe as probes
 from hetero_agents.engines.adapter import adapter_to_gguf
 from hetero_agents.engines.catalog import fetch_weights, find_weights
+from hetero_agents.engines.local import LocalServers
 from hetero_agents.slots import App, registry
 from hetero_agents.spans import Feedback
 from tests.parity import measure
@@ -242,6 +246,40 @@ def test_a_token_weighs_the_same_in_a_batch_of_short_and_of_long_answers(tmp_pat
     empty, named = (after[tokenizer(word).input_ids[0]].item() for word in ("No", "Names"))
     assert empty + named > 0.9
     assert 0.25 < empty < 0.75
+
+
+def test_a_probe_measures_the_model_and_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kept = tmp_path / "probes.json"
+    monkeypatch.setattr(probes, "_path", lambda: kept)
+    assert probes.probed(WEIGHTS.name) is None
+    found = probes.probe(WEIGHTS)
+    assert probes.probed(WEIGHTS.name) == found
+    assert 0 < found.first_token_warm < found.first_token_cold
+    assert 1 < found.tokens_a_second < 10_000
+    assert 150 < found.rss_mb < found.memory_mb, "weights of 135 MB and more"
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(EngineError, match=r"could not be measured .*llama.cpp cannot load broken.gguf"):
+        probes.probe(find_weights(str(broken)))
+
+
+def test_a_base_is_asked_as_its_own_chat_template_says() -> None:
+    """Wrapped in ours, which is for baked specialists, it gives the same prompt; and ours gives the text alone."""
+    _, tokenizer = load_base(WEIGHTS)
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    servers = LocalServers()
+    server = servers.take(WEIGHTS, None)
+
+    def prompt(**more: Any) -> str:
+        root, headers = server.url.removesuffix("/v1"), {"Authorization": f"Bearer {server.key}"}
+        return httpx2.post(f"{root}/apply-template", headers=headers, json={"messages": chat, **more}).json()["prompt"]
+
+    try:
+        assert prompt() == tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        assert prompt(chat_template_kwargs={"hetero_baked": True}) == "Be brief."
+    finally:
+        servers.give_back(server)
+        servers.close()
 
 
 def test_a_training_that_runs_away_says_so_and_leaves_no_checkpoint(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 import typer.main
 
-from . import demo, intake, keys, privacy, runs, specialists, workspace
+from . import demo, intake, keys, models, privacy, runs, specialists, workspace
 
 app = typer.Typer(
     name="hetero",
@@ -28,12 +28,12 @@ for command in (
     specialists.rollback,
     specialists.lineage,
     privacy.forget,
-    workspace.models,
     workspace.doctor,
     demo.demo,
 ):
     app.command(command.__name__.rstrip("_"))(command)
 
 app.add_typer(keys.keys, name="keys")
+app.add_typer(models.models, name="models")
 
 program = typer.main.get_command(app)

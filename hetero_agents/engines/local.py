@@ -141,7 +141,7 @@ def _start(path: Path, adapters: tuple[Path, ...], weights: Weights) -> _Server:
     params.api_keys = [key]
     params.n_parallel = SERVER_SLOTS
     params.n_ctx = SERVER_SLOTS * min(CONTEXT_A_SLOT, weights.context)
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = _cores()
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = cores()
     params.use_jinja = True
     # Jinja drops the line end that a template ends with; inside of ours it would stay.
     template = (chat_template(path) or _CHATML).removesuffix("\n")
@@ -160,7 +160,8 @@ def _start(path: Path, adapters: tuple[Path, ...], weights: Weights) -> _Server:
     return _Server(f"{handle.listening_address}/v1", key, adapters, handle)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -32,7 +32,7 @@ def chat_template(path: Path) -> str | None:
     """Return the chat template of a GGUF file, or None. It is kept in a file beside it, as finding it takes seconds."""
     kept, stat = path.with_suffix(".chat-template.json"), path.stat()
     of = [stat.st_size, stat.st_mtime_ns]
-    with suppress(OSError, ValueError, KeyError):
+    with suppress(OSError, ValueError, KeyError, TypeError):  # not there, or not what we wrote
         if (known := json.loads(kept.read_text("utf-8")))["of"] == of:
             return known["template"]
     try:
