@@ -110,8 +110,7 @@ def _kept() -> dict[str, Any]:
 def main() -> int:
     """Measure the weights on standard input, and print the result as JSON."""
     values: dict[str, Any] = json.load(sys.stdin)
-    weights = Weights(**values | {"serve_f16": tuple(values["serve_f16"])})
-    print(json.dumps(asdict(asyncio.run(_measure(weights)))))
+    print(json.dumps(asdict(asyncio.run(_measure(Weights(**values))))))
     return 0
 
 
