@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import os
+import signal
 import sqlite3
+import warnings
 from pathlib import Path
 
 import pytest
@@ -62,9 +64,17 @@ def test_another_process_finds_the_answer_and_a_forked_one_has_its_own_connectio
     cache = AnswerCache(tmp_path / "c.db", lambda: b"k" * 32)
     cache.keep(_KEPT, 60, "q", {"b": 1})
     cache._database._lock.acquire()  # pyright: ignore[reportPrivateUsage]  # as another thread holds it while this one forks
-    if (child := os.fork()) == 0:
-        cache.keep(_KEPT, 60, "of the child")
-        os._exit(0 if cache.find("q", {"b": 1}) == _KEPT else 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that other threads live, of which this test is about one
+        child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(20)
+            cache.keep(_KEPT, 60, "of the child")
+            assert cache.find("q", {"b": 1}) == _KEPT
+            os._exit(0)
+        finally:
+            os._exit(1)
     _, status = os.waitpid(child, 0)
     cache._database._lock.release()  # pyright: ignore[reportPrivateUsage]
     assert status == 0

@@ -259,7 +259,7 @@ def test_a_probe_measures_the_model_and_is_kept(monkeypatch: pytest.MonkeyPatch,
     assert 150 < found.rss_mb < found.memory_mb, "weights of 135 MB and more"
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + bytes(100))
-    with pytest.raises(EngineError, match=r"could not be measured .*llama.cpp cannot load broken.gguf"):
+    with pytest.raises(EngineError, match=r"could not be measured: llama.cpp cannot load broken.gguf"):
         probes.probe(find_weights(str(broken)))
 
 

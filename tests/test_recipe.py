@@ -28,6 +28,8 @@ def test_what_a_recipe_does_not_say_is_as_by_default(tmp_path: Path) -> None:
         ("top_layers = 1.5", "is wrong at 'top_layers': input should be less than or equal to 1 (it is 1.5)."),
         ('bake = "perhaps"', "is wrong at 'bake'"),
         ("epochs == 2", "is not TOML"),
+        ("epochs = inf", "is wrong at 'epochs': input should be a finite number"),
+        ("r = true", "is wrong at 'r'"),
     ],
 )
 def test_a_wrong_recipe_is_one_sentence_with_the_place(tmp_path: Path, text: str, sentence: str) -> None:
@@ -40,5 +42,6 @@ def test_the_command_line_says_it_before_anything_is_read(hetero: Hetero, tmp_pa
     assert hetero("distill", "desk.choose", "--recipe", "none.toml").sentence.startswith(
         "The recipe none.toml cannot be read: No such file"
     )
+    assert hetero("distill", "desk.choose", "--epochs", "inf").sentence.startswith("The recipe is wrong at 'epochs'")
     (tmp_path / "recipe.toml").write_text("rank = 8")
     assert "the key 'rank' does not exist" in hetero("distill", "desk.choose", "--recipe", "recipe.toml").sentence

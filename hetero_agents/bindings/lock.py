@@ -54,7 +54,7 @@ class Specialist(_Form):
     contract_sha256: Sha256
     dataset_sha256: Sha256
     privacy: dict[str, Any] = {}
-    """What `[privacy]` said of content, languages and rules when the data set was made."""
+    """What `[privacy]` said when the data set was made; what it said when the calls were logged is not known."""
     recipe: dict[str, Any]
     examples: int
     """Training examples seen at least once."""

@@ -76,7 +76,7 @@ def probe(name: Name, as_json: Json = False) -> None:
     table = Table("measure", "here", title=f"local:{found.model}, {found.machine}", title_justify="left")
     for what, value in (
         ("start", f"{found.start:.2f} s"),
-        ("first token, new prompt of 256 tokens", f"{found.first_token_cold:.2f} s"),
+        ("first token, new prompt of about 256 tokens", f"{found.first_token_cold:.2f} s"),
         ("first token, prompt read before", f"{found.first_token_warm:.2f} s"),
         ("answer", f"{found.tokens_a_second:.0f} tokens/s"),
         (f"memory at {found.context} tokens a request", f"{found.rss_mb:,.0f} MB of {found.memory_mb:,.0f}"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,8 +50,7 @@ def distill(
     from ..engines.catalog import fetch_weights
 
     given = {"epochs": epochs, "max_length": max_length, "seed": seed}
-    how = Recipe.load(recipe) if recipe else Recipe()
-    how = replace(how, **{key: value for key, value in given.items() if value is not None})
+    how = Recipe.load(recipe, **{key: value for key, value in given.items() if value is not None})
     app = common.open_app()
     declared = registry.slot(slot)
     _, weights = base_of(app, base)
@@ -197,7 +196,7 @@ def lineage(
     from ..distill.forget import examples_of
     from ..distill.lineage import examples_of_run, lineage_of, route_of, stored_datasets, uses_of
 
-    if (what is None) == (subject is None):
+    if (what is None) == (subject is None) or what == "" or (what or "").startswith(":"):
         raise UserError("Name one thing: a specialist, a trace, TRACE:SPAN, or --subject ID.")
     app, vault = open_vault()
     root, lock = app.workspace.root, app.workspace.lock
@@ -239,7 +238,7 @@ def _lineage_tree(found: Lineage, root: Path) -> Tree:
     where = found.dataset.relative_to(root) if found.dataset else "not on this machine"
     data = tree.add(escape(f"data set {entry.dataset_sha256[:12]} ({where}), answers of {entry.teacher}"))
     policy = ", ".join(f"{key}={value}" for key, value in entry.privacy.items())
-    data.add(escape(f"privacy {policy or 'not recorded'}"))
+    data.add(escape(f"[privacy] at distillation: {policy or 'not recorded'}"))
     for part, n in Counter(origin.part for origin in found.origins).items():
         mine = [origin for origin in found.origins if origin.part == part]
         corrected = sum(origin.corrected for origin in mine)

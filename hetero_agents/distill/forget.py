@@ -106,7 +106,7 @@ def empty_cache(workspace: Workspace) -> bool:
     path = workspace.state_dir / "cache.db"
     if not path.exists():
         return False
-    with closing(AnswerCache(path, key=lambda: b"")) as cache:
+    with closing(AnswerCache(path, key=lambda: b"", patience=30)) as cache:
         cache.clear()
     return True
 

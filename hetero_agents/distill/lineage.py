@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..bindings import Specialist, SpecialistId, Workspace
 from ..bindings.lock import Lock
-from ..errors import UnknownNameError
+from ..errors import DistillError, UnknownNameError
 from .curate import Dataset, Example, Part
 
 
@@ -101,9 +101,21 @@ def route_of(lock: Lock, specialist_id: SpecialistId) -> str:
 
 
 def stored_datasets(workspace: Workspace) -> Iterator[tuple[Path, Dataset]]:
-    """Give the data sets of all slots that lie in a workspace, with their files."""
+    """Give the data sets of all slots that lie in a workspace, with their files.
+
+    Raises:
+        DistillError: one is broken.
+    """
     for path in sorted((workspace.state_dir / "distill").glob("*/*/dataset.json")):
-        yield path, Dataset.from_json(path.read_text("utf-8"))
+        try:
+            text = path.read_text("utf-8")
+        except FileNotFoundError:  # forgotten at this moment
+            continue
+        try:
+            dataset = Dataset.from_json(text)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DistillError(f"The data set {path} is broken; delete its folder, and distill again.") from error
+        yield path, dataset
 
 
 def _origins(data: Dataset, matches: Callable[[Example], bool] = lambda example: True) -> Iterator[Origin]:

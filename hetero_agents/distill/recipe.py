@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -17,7 +17,7 @@ from ..errors import ConfigError, did_you_mean
 class Recipe:
     """How a specialist is trained. Names are PEFT's where it has one."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     r: Annotated[int, Field(gt=0)] = 16
     """Rank of the adapter (LoRA, Hu et al. 2021)."""
@@ -41,26 +41,30 @@ class Recipe:
         return sha256_of(asdict(self))
 
     @classmethod
-    def load(cls, path: Path) -> Recipe:
-        """Read a recipe from a TOML file; what it does not say is as by default.
+    def load(cls, path: Path | None = None, **more: Any) -> Recipe:
+        """Read a recipe; what it does not say is as by default.
+
+        Args:
+            path: a TOML file; an empty recipe where None.
+            more: values that come before the file's.
 
         Raises:
             ConfigError: unreadable, not TOML, an unknown key or a wrong value; one sentence with the place.
         """
+        name = "The recipe" if path is None else f"The recipe {path}"
         try:
-            return TypeAdapter(cls).validate_python(tomllib.loads(path.read_text("utf-8")))
+            values = tomllib.loads(path.read_text("utf-8")) if path else {}
+            return TypeAdapter(cls).validate_python({**values, **more})
         except OSError as error:
-            raise ConfigError(f"The recipe {path} cannot be read: {error.strerror}.") from error
+            raise ConfigError(f"{name} cannot be read: {error.strerror}.") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"The recipe {path} is not TOML: {error}.") from error
+            raise ConfigError(f"{name} is not TOML: {error}.") from error
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             key = str(first["loc"][-1])
             if first["type"] == "unexpected_keyword_argument":
                 known = [field.name for field in fields(cls)]
-                raise ConfigError(
-                    f"The recipe {path}: the key {key!r} does not exist{did_you_mean(key, known)}."
-                ) from error
+                raise ConfigError(f"{name}: the key {key!r} does not exist{did_you_mean(key, known)}.") from error
             raise ConfigError(
-                f"The recipe {path} is wrong at {key!r}: {first['msg'][:1].lower()}{first['msg'][1:]} (it is {first['input']!r})."
+                f"{name} is wrong at {key!r}: {first['msg'][:1].lower()}{first['msg'][1:]} (it is {first['input']!r})."
             ) from error

@@ -225,7 +225,7 @@ def _groups(samples: Sequence[Sample], share: bool) -> list[Group]:
         if last and share:
             shared = _common(samples[last.members[-1]].prompt[:-1], sample.prompt[:-1])
             if len(last.members) > 1:
-                # Where much less is shared another group begins: with an instruction before all, each tool's is still one.
+                # Where much less is shared another group begins: an instruction before all does not join what tools keep apart.
                 shared = min(shared, last.shared) if shared > MUCH_LESS * last.shared else 0
             if shared >= LEAST_SHARED * longest:
                 groups[-1] = Group(shared, [*last.members, number])

@@ -172,9 +172,7 @@ def train_lora(job: Job, progress: Progress) -> Trained:
             loss += share.detach()
         if not loss.isfinite():
             checkpoint.unlink(missing_ok=True)  # its weights are on the way there
-            raise DistillError(
-                f"The loss is not a number after {number + 1} of {len(batches)} batches; lower learning_rate, which is {recipe.learning_rate:g}."
-            )
+            raise _not_a_number(number + 1, len(batches), recipe)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         recent.append((loss.item(), answer_tokens))
@@ -190,6 +188,9 @@ def train_lora(job: Job, progress: Progress) -> Trained:
         except BaseException:  # the caller stops the training here: nothing of it is lost
             save(number + 1)
             raise
+    if not all(parameter.isfinite().all() for parameter in parameters):
+        checkpoint.unlink(missing_ok=True)
+        raise _not_a_number(len(batches), len(batches), recipe)
     tuned.save_pretrained(folder / "adapter")
     return Trained(
         examples=len({i for batch in batches for i in batch}),
@@ -197,6 +198,12 @@ def train_lora(job: Job, progress: Progress) -> Trained:
         losses=losses,
         longest_answer=max(len(sample.answer) for sample in fitting),
         left_out=len(samples) - len(fitting),
+    )
+
+
+def _not_a_number(done: int, total: int, recipe: Recipe) -> DistillError:
+    return DistillError(
+        f"The loss is not a number after {done} of {total} batches; lower learning_rate, which is {recipe.learning_rate:g}."
     )
 
 

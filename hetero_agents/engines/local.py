@@ -143,8 +143,7 @@ def _start(path: Path, adapters: tuple[Path, ...], weights: Weights) -> _Server:
     params.n_ctx = SERVER_SLOTS * min(CONTEXT_A_SLOT, weights.context)
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = cores()
     params.use_jinja = True
-    # Jinja drops the line end that a template ends with; inside of ours it would stay.
-    template = (chat_template(path) or _CHATML).removesuffix("\n")
+    template = chat_template(path) or _CHATML
     params.chat_template = f"{{% if {_BAKED} is defined %}}{BAKED_TEMPLATE}{{% else %}}{template}{{% endif %}}"
     params.cache_ram_mib = 0
     params.verbosity = -1

@@ -10,10 +10,11 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ..bindings.lock import write_atomically
 from ..errors import EngineError
@@ -25,6 +26,9 @@ READING: Final = 6.0
 
 PATIENCE: Final = 1.0
 """Seconds to the first token within which a person's thought is not interrupted (Nielsen 1993)."""
+
+ROOM: Final = 0.8
+"""Part of the memory that a model may take: weights that do not fit are read from the disk again and again, and fill all of it."""
 
 PROMPT_TOKENS: Final = 256
 ANSWER_TOKENS: Final = 64
@@ -42,7 +46,7 @@ class Probe:
         first_token_warm: the same where the prompt was read before.
         tokens_a_second: of the answer, one request at a time.
         rss_mb: most memory that the process with the model had, in MB.
-        memory_mb: the machine's, in MB.
+        memory_mb: the machine's, or what a container may have of it, in MB.
         cores: that the process may use.
         machine: processor and system.
         created: ISO 8601, UTC.
@@ -63,7 +67,7 @@ class Probe:
     @property
     def small(self) -> bool:
         """Whether it is a small language model here: fits the memory, and is fast enough for one user (the paper, section 2)."""
-        fits = self.rss_mb < self.memory_mb
+        fits = self.rss_mb < ROOM * self.memory_mb
         return fits and self.tokens_a_second >= READING and self.first_token_cold <= PATIENCE
 
 
@@ -83,17 +87,23 @@ def probe(weights: Weights) -> Probe:
         check=False,
     )
     if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no word"]
-        raise EngineError(f"{weights.name} could not be measured (status {done.returncode}): {last[0]}")
+        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        reason = last.removeprefix(f"{EngineError.__module__}.{EngineError.__name__}: ")
+        raise EngineError(f"{weights.name} could not be measured: {reason}")
     found = Probe(**json.loads(done.stdout.splitlines()[-1]))
-    write_atomically(_path(), json.dumps({**_kept(), weights.name: asdict(found)}, indent=1).encode())
+    try:
+        write_atomically(_path(), json.dumps({**_kept(), weights.name: asdict(found)}, indent=1).encode())
+    except OSError as error:
+        raise EngineError(f"The measurement cannot be kept in {_path()} ({error.strerror}).") from error
     return found
 
 
 def probed(name: str) -> Probe | None:
     """Return the last measurement of a model on this machine."""
-    kept = _kept().get(name)
-    return Probe(**kept) if kept else None
+    try:
+        return Probe(**_kept()[name])
+    except (KeyError, TypeError):  # none, or one of another version
+        return None
 
 
 def _path() -> Path:
@@ -102,9 +112,10 @@ def _path() -> Path:
 
 def _kept() -> dict[str, Any]:
     try:
-        return json.loads(_path().read_text("utf-8"))
+        kept = json.loads(_path().read_text("utf-8"))
     except (OSError, ValueError):
         return {}
+    return cast("dict[str, Any]", kept) if isinstance(kept, dict) else {}
 
 
 def main() -> int:
@@ -136,16 +147,19 @@ async def _measure(weights: Weights) -> Probe:
             extra_body={"ignore_eos": True},
         )
         async for chunk in stream:
-            if chunk.choices and chunk.choices[0].delta.content:
+            delta = chunk.choices[0].delta if chunk.choices else None
+            if delta and (delta.content or getattr(delta, "reasoning_content", None)):
                 count += 1
                 first = first or time.perf_counter()
+        if count < 2:
+            raise EngineError(f"{weights.name} answers nothing.")
         return first - asked, (count - 1) / (time.perf_counter() - first)
 
     await ask("Hello.")  # what the first request alone sets up
     text = " ".join(f"word{number}" for number in range(PROMPT_TOKENS // 3))  # three tokens each
     cold, rate = await ask(text)
     warm, again = await ask(text)
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    rss = _most_memory()
     await client.close()
     servers.give_back(server)
     servers.close()
@@ -157,8 +171,25 @@ async def _measure(weights: Weights) -> Probe:
         first_token_warm=round(warm, 3),
         tokens_a_second=round(max(rate, again), 1),
         rss_mb=round(rss),
-        memory_mb=round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6),
+        memory_mb=round(_memory()),
         cores=cores(),
         machine=f"{platform.machine()} {platform.system()}, {os.cpu_count()} processors",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _most_memory() -> float:
+    """Most memory that this process had, in MB."""
+    with suppress(OSError):  # what getrusage says on Linux begins with the peak of the process that started this one
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def _memory() -> float:
+    """The machine's memory, or what a container may have of it, in MB."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6
+    with suppress(OSError, ValueError):  # "max" where there is no limit
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()) / 1e6)
+    return machine

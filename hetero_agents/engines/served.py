@@ -43,8 +43,9 @@ def chat_template(path: Path) -> str | None:
         fields = gguf.GGUFReader(path).fields
     except (ValueError, IndexError, KeyError):
         return None  # no GGUF file: llama.cpp will say so
+    # Jinja drops the line end that a template ends with; inside of another it would stay.
     template, with_tools = (
-        fields[name].contents() if name in fields else None
+        fields[name].contents().removesuffix("\n") if name in fields else None
         for name in ("tokenizer.chat_template", "tokenizer.chat_template.tool_use")
     )
     if template and with_tools:

@@ -61,15 +61,23 @@ class Kept:
 class AnswerCache:
     """The cache of a workspace, shared by its processes."""
 
-    def __init__(self, path: Path, key: Callable[[], bytes], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        key: Callable[[], bytes],
+        clock: Callable[[], float] = time.time,
+        patience: float = _PATIENCE,
+    ) -> None:
         """Open nothing yet.
 
         Args:
             path: the file.
             key: gives the agent's 32 bytes; asked once, at the first use.
             clock: seconds since 1970.
+            patience: seconds to wait for another process that writes.
         """
-        self._database = Database(path, _SCHEMA, timeout=_PATIENCE)
+        self._path = path
+        self._database = Database(path, _SCHEMA, timeout=patience)
         self._key = key
         self._clock = clock
         self._off = False
@@ -119,19 +127,20 @@ class AnswerCache:
         """
         try:
             with self._database.transaction() as connection:
+                connection.execute("PRAGMA synchronous = FULL")  # what was said to be gone stays gone
                 connection.execute("DELETE FROM answers")
         except sqlite3.Error as error:
-            raise HeteroError(f"The cache of answers cannot be emptied ({error}); delete .hetero/cache.db.") from error
+            raise HeteroError(f"The cache of answers {self._path} cannot be emptied ({error}); try again.") from error
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
 
-    def _unusable(self, error: Exception) -> None:
-        if "locked" in str(error):  # another process writes: the next call may be luckier
-            return
+    def _unusable(self, error: sqlite3.Error) -> None:
+        if getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return  # another process writes: the next call may be luckier
         self._off = True
-        _log.warning("Answers are not cached: %s.", error)
+        _log.warning("Answers are not cached: %s cannot be used (%s).", self._path, error)
 
     @cached_property
     def _keys(self) -> tuple[bytes, AESGCM] | None:

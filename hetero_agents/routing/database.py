@@ -8,6 +8,11 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from weakref import WeakSet
+
+_open: WeakSet[Database] = WeakSet()
+_inherited: list[sqlite3.Connection] = []
+"""A parent's connections: SQLite forbids a forked child even to close them."""
 
 
 class Database:
@@ -26,12 +31,15 @@ class Database:
         self._schema = schema
         self._timeout = timeout
         self._or_memory = or_memory
-        self._forget()
-
-    def _forget(self) -> None:
-        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        _open.add(self)
+
+    def after_fork(self) -> None:
+        """Begin anew in a child."""
+        if self._connection is not None:
+            _inherited.append(self._connection)
+        self._lock, self._connection = threading.Lock(), None
 
     @contextmanager
     def transaction(self) -> Generator[sqlite3.Connection]:
@@ -40,8 +48,6 @@ class Database:
         Raises:
             sqlite3.Error: the file cannot be used now.
         """
-        if self._pid != os.getpid():  # connection and lock are the parent's
-            self._forget()
         with self._lock:
             if self._connection is None:
                 self._connection = self._opened()
@@ -53,9 +59,11 @@ class Database:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             return self._connected(str(self._path))
         except (OSError, sqlite3.Error) as error:
-            if not self._or_memory:
-                raise sqlite3.OperationalError(f"{self._path}: {error}") from error
-            return self._connected(":memory:")
+            if self._or_memory:
+                return self._connected(":memory:")
+            if isinstance(error, OSError):
+                raise sqlite3.OperationalError(str(error)) from error
+            raise
 
     def _connected(self, path: str) -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=self._timeout, check_same_thread=False)
@@ -68,8 +76,15 @@ class Database:
 
     def close(self) -> None:
         """Close the file."""
-        if self._pid == os.getpid():
-            with self._lock:
-                if self._connection is not None:
-                    self._connection.close()
-                    self._connection = None
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+
+def _after_fork() -> None:
+    for database in list(_open):
+        database.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
