@@ -17,23 +17,23 @@ from ..errors import ConfigError, did_you_mean
 class Recipe:
     """How a specialist is trained. Names are PEFT's where it has one."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    r: Annotated[int, Field(gt=0)] = 16
+    r: Annotated[int, Field(gt=0, strict=True)] = 16
     """Rank of the adapter (LoRA, Hu et al. 2021)."""
-    lora_alpha: Annotated[int, Field(gt=0)] = 32
-    use_rslora: bool = False
+    lora_alpha: Annotated[int, Field(gt=0, strict=True)] = 32
+    use_rslora: Annotated[bool, Field(strict=True)] = False
     """Scale by `lora_alpha / sqrt(r)` in place of `lora_alpha / r` (rsLoRA, Kalajdzievski 2023): for high ranks."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    batch_size: Annotated[int, Field(gt=0)] = 4
-    epochs: Annotated[float, Field(gt=0)] = 1.5
-    top_layers: Annotated[float, Field(gt=0, le=1)] = 0.5
+    learning_rate: Annotated[float, Field(gt=0, strict=True)] = 1e-3
+    batch_size: Annotated[int, Field(gt=0, strict=True)] = 4
+    epochs: Annotated[float, Field(gt=0, strict=True)] = 1.5
+    top_layers: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.5
     """Share of the layers, from the top, that get an adapter: the backward pass ends at the lowest of them."""
-    max_length: Annotated[int, Field(ge=16)] = 512
+    max_length: Annotated[int, Field(ge=16, strict=True)] = 512
     """Tokens of prompt and answer; longer examples are left out."""
-    bake: bool = True
+    bake: Annotated[bool, Field(strict=True)] = True
     """Train and serve on a call's values alone, without instruction, names and chat template, where the contract allows it."""
-    seed: int = 0
+    seed: Annotated[int, Field(strict=True)] = 0
 
     @property
     def sha256(self) -> Sha256:
@@ -61,7 +61,7 @@ class Recipe:
             raise ConfigError(f"{name} is not TOML: {error}.") from error
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            key = str(first["loc"][-1])
+            key = str(first["loc"][-1]) if first["loc"] else "the file"
             if first["type"] == "unexpected_keyword_argument":
                 known = [field.name for field in fields(cls)]
                 raise ConfigError(f"{name}: the key {key!r} does not exist{did_you_mean(key, known)}.") from error
