@@ -17,7 +17,7 @@ from hetero_agents.bindings import Config, SpecialistId, Workspace
 from hetero_agents.routing import AnswerCache, Kept
 from hetero_agents.slots import App
 from hetero_agents.spans import SealedVault, calls_of
-from hetero_agents.spans.keys import agent_key, keys_dir
+from hetero_agents.spans.keyfiles import agent_key, keys_dir
 
 from .conftest import OpenApp
 from .support import TOML, answers, lock_entry

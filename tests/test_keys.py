@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from hetero_agents import HeteroError, KeyAccessError, UserError
 from hetero_agents.spans import Feedback, SealedVault, calls_of
-from hetero_agents.spans.keys import Keyring, Reader, Role, key_file, public_text, write_key
+from hetero_agents.spans.keyfiles import key_file, write_key
+from hetero_agents.spans.keys import Keyring, Reader, Role, public_text
 
 from .support import call_span, span
 

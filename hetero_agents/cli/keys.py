@@ -19,7 +19,8 @@ from ..bindings.lock import write_atomically
 from ..errors import IntegrityError, UserError
 from ..slots import App
 from ..spans import SealedVault, audit
-from ..spans.keys import OPENS, KeyInMemory, Keyring, Reader, Role, key_file, public_text, write_key
+from ..spans.keyfiles import key_file, write_key
+from ..spans.keys import OPENS, KeyInMemory, Keyring, Reader, Role, public_text
 from ..spans.sealed import FIRST_READER
 from . import common
 from .common import Json

@@ -12,13 +12,11 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, cast, get_args
 
-import jsonschema
 from pydantic import ValidationError
 from pydantic_ai.messages import BinaryContent, ModelMessage, ModelRequest, ModelResponse, UserContent, UserPromptPart
 from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.output import OutputObjectDefinition, StructuredOutputMode
 from pydantic_ai.tools import ToolDefinition
-from referencing.exceptions import Unresolvable
 
 from ..errors import SlotDefinitionError, UserError
 from .hints import (
@@ -155,6 +153,9 @@ class Contract:
                     f"Slot {self.slot!r} was called with an empty {name!r}: there is nothing to choose from."
                 )
             case Fits(name):
+                import jsonschema  # for such slots alone: it takes a fifth of this package's import
+                from referencing.exceptions import Unresolvable
+
                 try:
                     check_schema(arguments[name])
                 except jsonschema.SchemaError as error:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Any, NewType, cast
+from typing import TYPE_CHECKING, Any, NewType, cast
 
-import jsonschema
-import jsonschema.exceptions
-from jsonschema.validators import validator_for
-from referencing import Registry
-from referencing.jsonschema import DRAFT202012
+if TYPE_CHECKING:
+    import jsonschema
 
 Sha256 = NewType("Sha256", str)
 """64 lower-case hexadecimal digits."""
@@ -156,6 +153,11 @@ def check_schema(schema: JsonSchema) -> None:
         jsonschema.SchemaError: it is none.
         referencing.exceptions.Unresolvable: a `$ref` leads elsewhere or nowhere.
     """
+    import jsonschema
+    from jsonschema.validators import validator_for
+    from referencing import Registry
+    from referencing.jsonschema import DRAFT202012
+
     validator_for(schema, jsonschema.Draft202012Validator).check_schema(schema)
     resolver = Registry[Any]().with_resource("", DRAFT202012.create_resource(schema)).resolver()
     nodes: list[Any] = [schema]
@@ -172,6 +174,10 @@ def check_schema(schema: JsonSchema) -> None:
 
 def worst_error(value: Any, schema: JsonSchema) -> jsonschema.ValidationError | None:
     """Return the most telling error of a value under a schema, None where it is valid."""
+    import jsonschema.exceptions
+    from jsonschema.validators import validator_for
+    from referencing import Registry
+
     form = cast(Any, validator_for(schema, jsonschema.Draft202012Validator))
     best_match = cast(Callable[..., jsonschema.ValidationError | None], vars(jsonschema.exceptions)["best_match"])
     return best_match(form(schema, registry=Registry[Any]()).iter_errors(value))

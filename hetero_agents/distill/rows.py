@@ -123,7 +123,7 @@ class Examples:
     def batches(self, size: int, epochs: float, seed: int) -> list[list[int]]:
         """Return batches of samples, in a random order that the seed fixes; a part of an epoch is a random part.
 
-        A batch holds samples of one group, or what is left of all groups in like lengths.
+        A batch holds samples of `GROUPS_A_BATCH` groups, or what is left of all groups in like lengths.
         """
         whole, made = ceil(len(self.samples) / size), list[list[int]]()
         left, epoch = max(1, round(whole * epochs)), 0

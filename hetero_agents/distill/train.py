@@ -276,7 +276,11 @@ def chat_of(messages: Sequence[ModelMessage]) -> list[dict[str, str]]:
 
 
 def prompt_tokens(tokenizer: Any, call: list[dict[str, str]] | str) -> list[int]:
-    """Return the tokens of a call as the engine makes them: a chat through the base's template, a baked prompt as it is."""
+    """Return the tokens of a call as the engine makes them: a chat through the base's template, a baked prompt as it is.
+
+    Raises:
+        DistillError: a chat, and the base has no chat template.
+    """
     if isinstance(call, str):
         return tokenizer(call).input_ids
     if tokenizer.chat_template is None:

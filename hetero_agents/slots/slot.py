@@ -99,17 +99,18 @@ class Slot(Generic[P, R]):
         arguments = contract.bind(args, kwargs)
         app = registry.app
         binding = app.binding(self.id, self.tier, contract.sha256)
+        question = compact_json(contract.dump(arguments))
         attributes: dict[str, Any] = {
             Names.SLOT: self.id,
             Names.CONTRACT: contract.sha256,
-            Names.INPUT: compact_json(contract.dump(arguments)),
+            Names.INPUT: question,
         }
         if self.hci if binding.entry.hci is None else binding.entry.hci:
             attributes[Names.HCI] = True
         with app.tracing.tracer.start_as_current_span(
             f"slot {self.id}", attributes=attributes, kind=SpanKind.INTERNAL
         ) as span:
-            answer = await self._answer(app, binding, arguments)
+            answer = await self._answer(app, binding, arguments, question)
             made, route = answer.attempt, answer.route
             told: dict[str, Any] = {
                 Names.OUTPUT: compact_json(contract.dump_output(made.output)),
@@ -133,15 +134,15 @@ class Slot(Generic[P, R]):
             span_id=f"{context.span_id:016x}",
         )
 
-    async def _answer(self, app: App, binding: Binding, arguments: Mapping[str, Any]) -> Answer:
-        """Ask the chain, or the cache where the slot has one."""
+    async def _answer(self, app: App, binding: Binding, arguments: Mapping[str, Any], question: str) -> Answer:
+        """Ask the chain, or the cache where the slot has one; the question is the arguments as JSON text."""
         contract, entry, chain = self.contract, binding.entry, app.chain(binding)
         asked: tuple[Any, ...] | None = None
         person = subject_now.get() if entry.personal else None
         if entry.cache and not (entry.personal and person is None):
             # Who would answer it first, and whose question it is, are part of what is asked.
             first = binding.specialist_id or binding.models[0][1].model_dump()
-            asked = self.id, contract.sha256, contract.dump(arguments), first, person
+            asked = self.id, contract.sha256, question, first, person
             if (kept := app.cache.find(*asked)) is not None:
                 answer = await recall(kept, contract, arguments, checks=self._checks)
                 if answer is not None:

@@ -25,17 +25,8 @@ from ..bindings.lock import exclusive, write_atomically
 from ..errors import HeteroError, UserError
 from . import audit
 from .form import FORGOTTEN, LENGTHS, Entry, Row, entry_of, joined, packed, slot_of, split
-from .keys import (
-    Ask,
-    BatchKey,
-    Keyring,
-    Opener,
-    agent_key,
-    find_opener,
-    key_file,
-    new_keyring,
-    write_key,
-)
+from .keyfiles import Ask, agent_key, find_opener, key_file, write_key
+from .keys import BatchKey, Keyring, Opener, new_keyring
 from .record import SpanRecord
 from .redaction.surrogates import PSEUDONYM, Surrogates
 from .segments import SUFFIX, Keep, Segment, SegmentWriter, remove_old
@@ -162,7 +153,7 @@ class SealedVault:
             raise self._unwritten(error) from error
 
     def agent_key(self) -> bytes:
-        """Return the agent's symmetric key, for what it must read again; see `keys.agent_key`."""
+        """Return the agent's symmetric key, for what it must read again; see `keyfiles.agent_key`."""
         return agent_key(lambda: (self.keyring() or self.made_keyring()).vault)
 
     # -- writing -----------------------------------------------------------------------------------
