@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from hetero_agents.distill.evaluate import wilson
+from hetero_agents.distill import wilson
 from hetero_agents.errors import MissingExtraError
 from hetero_agents.report import demo_table, write_report
 

@@ -55,6 +55,12 @@ class SlotConfig(_Form):
     """Seconds for one model's attempt; afterwards the call goes down its chain."""
     split_by: str | None = None
     """The parameter that keeps held-out work apart in `hetero distill`; the whole input where None."""
+    compare: Literal["exact", "unordered", "fields", "judge"] = "exact"
+    """When `hetero distill` calls an answer right: equal, equal but for the order of lists, by F1 of its fields, as a judge says."""
+    tolerance: Annotated[float, Field(ge=0)] = 0.0
+    """By how much numbers may differ, as a share and absolutely, for `exact` and `unordered`."""
+    judge: str | None = None
+    """The name in `[models]` of the model that judges, for `compare = "judge"`."""
     hci: bool | None = None
     """The slot or agent talks to a human: neither logged for training nor distilled (the paper's S1)."""
     cache: Literal["exact"] | None = None

@@ -61,7 +61,11 @@ class Specialist(_Form):
     train_seconds: float
     teacher: str
     scores: dict[str, Score]
-    """On the test part: `specialist`, `teacher`, `base_grammar`, `base_five_shot` and plain code's."""
+    """On the test part: `specialist`, `teacher`, `base_grammar`, `base_five_shot`, plain code's, and the slot's occupant's."""
+    compared_by: str = "exact"
+    """When an answer counts as right."""
+    judge_agreement: Score | None = None
+    """How often the judge is right where the truth is known, where one judges."""
     max_tokens: int
     """Longest answer that is let through, in tokens of the base."""
     baked: bool = False

@@ -23,6 +23,7 @@ from .common import Json
 from .keys import open_vault
 
 if TYPE_CHECKING:
+    from ..distill import Distilled
     from ..distill.lineage import Lineage
 
 SHOWN = 3
@@ -67,6 +68,10 @@ def distill(
                 "specialist": made.specialist_id,
                 "reused": made.reused,
                 "left_out": left_out,
+                "differences": {name: asdict(difference) for name, difference in made.differences.items()},
+                "slices": [{**asdict(s), "score": s.score.model_dump()} for s in made.slices],
+                "asked_again": made.dataset.asked_again,
+                "answered_otherwise": made.dataset.answered_otherwise,
                 **made.specialist.model_dump(mode="json"),
             }
         )
@@ -79,15 +84,34 @@ def distill(
     if left_out:
         common.out.print("left out: " + ", ".join(f"{n} {why}" for why, n in left_out.items()), soft_wrap=True)
     table = Table(
-        "contestant",
-        "agrees with the teacher (95 %)",
-        title=f"Held-out calls, answered by {made.specialist.base}",
+        *("contestant", "right (95 %)", "specialist has more (95 %)", "p"),
+        title=f"Held-out calls, answered by {made.specialist.base}; right: {made.specialist.compared_by}",
         title_justify="left",
     )
     for name, score in made.specialist.scores.items():
-        table.add_row(name, common.score_text(score))
+        over = made.differences.get(name)
+        more = f"{over.difference:+.3f} [{over.low:+.3f}, {over.high:+.3f}]" if over else ""
+        table.add_row(escape(name), common.score_text(score), more, f"{over.p:.3f}" if over else "")
     common.out.print(table)
+    if weak := [s for s in made.slices if s.weak]:
+        common.out.print(
+            "Weak corners: " + "; ".join(f"{s.kind} {s.name}: {common.score_text(s.score)}" for s in weak),
+            soft_wrap=True,
+            markup=False,
+        )
+    common.out.print(_noise_line(made), soft_wrap=True)
     common.out.print(f"Next: hetero promote {made.specialist_id}")
+
+
+def _noise_line(made: Distilled) -> str:
+    """What repeated inputs say of the noise in the teacher's answers: nobody can agree with it more often than it does itself."""
+    from ..distill import wilson
+
+    again, otherwise = made.dataset.asked_again, made.dataset.answered_otherwise
+    if not again:
+        return "Noise in the teacher's answers: unknown, no input was asked twice."
+    share = common.score_text(wilson(otherwise, again))
+    return f"Noise in the teacher's answers: asked again, it said something else for {share} of the inputs."
 
 
 def slots(as_json: Json = False) -> None:

@@ -119,14 +119,15 @@ def _default_text(schema: Any) -> str:
 
 
 def ordered(value: Any, schema: Any, definitions: JsonSchema) -> Any:
-    """Return a JSON value with the keys of its objects in the order of their schema, unknown ones last."""
+    """Return a JSON value with the keys of its objects in the order of their schema, unknown ones last, and its sets sorted."""
     if not isinstance(schema, dict):
         return value
     schema = cast(JsonSchema, schema)
     if isinstance(ref := schema.get("$ref"), str):
         return ordered(value, definitions.get(ref.removeprefix("#/$defs/")), definitions)
     if isinstance(value, list):
-        return [ordered(item, schema.get("items"), definitions) for item in cast(list[Any], value)]
+        items = [ordered(item, schema.get("items"), definitions) for item in cast(list[Any], value)]
+        return sorted(items, key=compact_json) if schema.get("uniqueItems") else items
     if not isinstance(value, dict):
         return value
     value = cast(dict[str, Any], value)

@@ -3,8 +3,9 @@
 S1 is the vault; S6 is rollout. Selecting among several bases (S4) is not here: one base is named.
 """
 
-from .evaluate import Prediction, paired_difference, wilson
+from .evaluate import Prediction
+from .intervals import Paired, paired, paired_difference, wilson
 from .loop import Distilled, distill
 from .recipe import Recipe
 
-__all__ = ["Distilled", "Prediction", "Recipe", "distill", "paired_difference", "wilson"]
+__all__ = ["Distilled", "Paired", "Prediction", "Recipe", "distill", "paired", "paired_difference", "wilson"]

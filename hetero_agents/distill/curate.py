@@ -50,6 +50,10 @@ class Dataset:
     """What the split went by, in words."""
     left_out: dict[str, int]
     """Calls that were not used, by reason."""
+    asked_again: int = 0
+    """Inputs that the teacher answered more than once, corrections aside."""
+    answered_otherwise: int = 0
+    """Those of them to which it gave different answers: an estimate of the noise in its answers."""
 
     @property
     def sha256(self) -> Sha256:
@@ -100,6 +104,7 @@ def curate(
     left_out: Counter[str] = Counter()
     untrainable: Counter[str] = Counter()
     kept: dict[Sha256, Example] = {}
+    given: dict[Sha256, list[str]] = {}
     for call in sorted(calls, key=lambda call: call.start):
         if call.hci and not hci_allowed:
             left_out["talks to a human"] += 1
@@ -116,6 +121,8 @@ def curate(
             left_out["not of the contract, as it is stored"] += 1
         else:
             key = sha256_of(call.input)
+            if not call.corrected and not call.cached:
+                given.setdefault(key, []).append(compact_json(call.output))
             if key in kept:
                 left_out["the same input again"] += 1
                 if kept[key].corrected and not call.corrected:
@@ -131,7 +138,7 @@ def curate(
         raise DistillError(
             f"Slot {contract.slot!r} gave one and the same answer to all {len(examples)} inputs: a constant needs no model."
         )
-    texts = [_split_text(example.input, split_by) for example in examples]
+    texts = [split_text(example.input, split_by) for example in examples]
     for example, part in zip(examples, _parts(texts), strict=True):
         parts[part].append(example)
     for part in ("train", "test"):
@@ -140,7 +147,8 @@ def curate(
                 f"All inputs of slot {contract.slot!r} are near-duplicates of each other, so there is no {part} part; collect more varied calls or set split_by."
             )
     what = f"near-duplicate clusters of {split_by!r}" if split_by else "near-duplicate clusters of the input"
-    return Dataset(parts, what, dict(left_out))
+    again = [set(answers) for answers in given.values() if len(answers) > 1]
+    return Dataset(parts, what, dict(left_out), len(again), sum(len(answers) > 1 for answers in again))
 
 
 def _meets(contract: Contract, call: SlotCall) -> bool:
@@ -152,7 +160,8 @@ def _meets(contract: Contract, call: SlotCall) -> bool:
     return True
 
 
-def _split_text(values: dict[str, Any], split_by: str | None) -> str:
+def split_text(values: dict[str, Any], split_by: str | None) -> str:
+    """Return the text by which an input is kept apart from others."""
     value = values if split_by is None else values[split_by]
     return value if isinstance(value, str) else compact_json(value)
 

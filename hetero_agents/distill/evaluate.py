@@ -1,15 +1,13 @@
 """Measuring a specialist on the engine that will serve it, beside fair baselines.
 
 The base model gets the same prompt and the same grammar, with no and with five examples; plain code
-is word overlap and the most frequent answer. Every score has its n and a Wilson interval (Wilson
-1927), every comparison is paired.
+is word overlap and the most frequent answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -25,13 +23,12 @@ from ..contract import Contract, Sha256, compact_json
 from ..engines import Endpoint
 from ..routing import BadAnswer, attempt
 from .curate import Example
+from .intervals import mean_score
 
 FIVE = 5
 
 TIMED = 50
 """Calls of the specialist that are made one at a time, for the time that a call takes; the rest goes several at once."""
-
-Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -50,43 +47,8 @@ class Prediction:
     prompt_tokens: int | None
     output_tokens: int | None
     seconds: float | None
-
-
-def wilson(right: int, n: int) -> Score:
-    """Return a share with its 95 % Wilson score interval (Wilson 1927).
-
-    Args:
-        right: right answers.
-        n: all answers; with 0 the interval is [0, 1].
-    """
-    if n == 0:
-        return Score(score=0.0, low=0.0, high=1.0, n=0)
-    share, z2 = right / n, Z95 * Z95
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return Score(score=share, low=max(0.0, middle - half), high=min(1.0, middle + half), n=n)
-
-
-def paired_difference(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float, float]:
-    """Return the difference of two shares on the same items, with its 95 % interval (low, high).
-
-    Adjusted Wald interval for paired proportions (Bonett and Price 2012).
-
-    Args:
-        first: whether the first contestant was right, n items.
-        second: the same for the second.
-
-    Raises:
-        ValueError: the lengths differ or are 0.
-    """
-    n = len(first)
-    if n == 0 or n != len(second):
-        raise ValueError("both sequences need the same items, at least one")
-    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
-    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
-    p1, p2 = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
-    half = Z95 * math.sqrt(max(0.0, p1 + p2 - (p1 - p2) ** 2) / (n + 2))
-    return (only_first - only_second) / n, max(-1.0, p1 - p2 - half), min(1.0, p1 - p2 + half)
+    value: float | None = None
+    """How right it is, 0 to 1; None before it was compared."""
 
 
 def same(output: Any, target: Any) -> bool:
@@ -95,8 +57,8 @@ def same(output: Any, target: Any) -> bool:
 
 
 def score(predictions: Sequence[Prediction]) -> Score:
-    """Return the share of answers that equal their target."""
-    return wilson(sum(p.valid and same(p.output, p.target) for p in predictions), len(predictions))
+    """Return the mean of how right compared answers are, with its 95 % interval."""
+    return mean_score([p.value or 0.0 for p in predictions])
 
 
 async def predict(

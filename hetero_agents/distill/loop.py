@@ -20,13 +20,15 @@ from ..contract import Contract, sha256_of
 from ..engines import SERVER_SLOTS, Endpoint
 from ..engines.adapter import adapter_to_gguf
 from ..engines.catalog import Weights, fetch_weights, find_weights, sha256_of_file, verified_sha256
-from ..errors import ConfigError, DistillError
+from ..errors import ConfigError, DistillError, MissingExtraError
 from ..slots import App, Slot
 from ..spans import calls_of
-from .curate import Dataset, Example, curate
+from .curate import Dataset, Example, curate, split_text
 from .evaluate import FIVE, TIMED, Prediction, in_order, plain_code, predict, prediction_line, read_predictions, score
 from .imported import imported_calls
+from .intervals import Paired, paired
 from .recipe import Recipe
+from .slices import Slice, slices
 from .train import Job, Text, Trained, call_text
 from .worker import train_aside
 
@@ -44,8 +46,19 @@ class Distilled:
     """Every contestant's answers on the test part, contestant by contestant, each in the test part's order."""
     dataset: Dataset
     trained: Trained
+    slices: list[Slice]
+    """The specialist's scores on parts of the test part."""
     reused: bool
     """The same data, base, recipe and contract had been distilled before."""
+
+    @property
+    def differences(self) -> dict[str, Paired]:
+        """What the specialist has over each other contestant, on the same calls."""
+        values: dict[str, list[float]] = {}
+        for p in self.predictions:
+            values.setdefault(p.phase, []).append(p.value or 0.0)
+        mine = values.pop("specialist")
+        return {phase: paired(mine, theirs) for phase, theirs in values.items()}
 
 
 async def distill(
@@ -77,9 +90,16 @@ async def distill(
 
 
 async def _distill(app: App, slot: Slot[..., Any], base: str | None, recipe: Recipe, progress: Progress) -> Distilled:
+    try:
+        from .compare import comparator
+    except ImportError as error:
+        raise MissingExtraError("Distilling", "distill") from error
     config, weights = base_of(app, base)
     contract = slot.contract
     entry = app.workspace.slot_config(slot.id)
+    judge = None
+    if entry.compare == "judge" and entry.judge:  # opened first: a judge that cannot be had is said before the work
+        judge = (await app.engines.endpoint(app.workspace.model(entry.judge), slot.id)).model
     app.tracing.flush()
     if slot.hci if entry.hci is None else entry.hci:
         raise DistillError(
@@ -99,6 +119,7 @@ async def _distill(app: App, slot: Slot[..., Any], base: str | None, recipe: Rec
     folder = app.workspace.ensure_state_dir() / "distill" / slot.id / key[:16]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "dataset.json", dataset.to_json().encode())
+    compare = comparator(contract, entry, slot.comparison, judge, folder)
 
     baked = recipe.bake and contract.can_bake
     trained = await _train(weights, dataset, contract, recipe, baked, folder, progress)
@@ -122,6 +143,7 @@ async def _distill(app: App, slot: Slot[..., Any], base: str | None, recipe: Rec
         scores={},
         max_tokens=trained.longest_answer + 16,
         baked=baked,
+        compared_by=compare.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     existing = _existing(app, made)
@@ -133,11 +155,15 @@ async def _distill(app: App, slot: Slot[..., Any], base: str | None, recipe: Rec
         _copy_whole(folder / "adapter", home)
         specialist = made.model_copy(update={"adapter": str(home.relative_to(app.workspace.root))})
     predictions = [p async for p in _evaluate(app, slot, dataset, config, specialist_id, specialist, folder, progress)]
-    predictions = in_order(predictions, dataset.parts["test"])
+    predictions = await compare.values(in_order(predictions, dataset.parts["test"]))
     if not existing:
-        specialist = specialist.model_copy(update={"scores": _scores(predictions)})
+        agreement = await compare.agreement([p for p in predictions if p.phase == "teacher"])
+        measured = {"scores": _scores(predictions), "judge_agreement": agreement}
+        specialist = specialist.model_copy(update=measured)
         app.workspace.add_specialist(specialist_id, specialist)
-    return Distilled(specialist_id, specialist, predictions, dataset, trained, reused=existing is not None)
+    mine = [p for p in predictions if p.phase == "specialist"]
+    corners = slices(mine, [split_text(p.input, entry.split_by) for p in mine])
+    return Distilled(specialist_id, specialist, predictions, dataset, trained, corners, reused=existing is not None)
 
 
 def base_of(app: App, name: str | None) -> tuple[ModelConfig, Weights]:
@@ -225,6 +251,9 @@ async def _evaluate(
         ("base_grammar", base, (), 0),
         ("base_five_shot", base, _shots(contract, dataset.parts["train"]), 0),
     ]
+    first = app.chain(app.binding(slot.id, slot.tier, contract.sha256))[0]
+    if first.specialist and first.specialist != specialist_id:
+        contestants.append((first.specialist, await first.open(), (), 0))
     done = read_predictions(folder / "predictions.jsonl")
     count, total = 0, len(contestants) * len(test)
     with (folder / "predictions.jsonl").open("a", encoding="utf-8") as file:
@@ -275,7 +304,7 @@ def _scores(predictions: Sequence[Prediction]) -> dict[str, Score]:
 
 def _existing(app: App, made: Specialist) -> SpecialistId | None:
     """The specialist that is the same work: same weights on the same base, measured on the same data."""
-    own = {"adapter", "scores", "created", "train_seconds", "privacy"}
+    own = {"adapter", "scores", "judge_agreement", "created", "train_seconds", "privacy"}
     same = made.model_dump(exclude=own)
     entries = app.workspace.lock.of_slot(made.slot).items()
     return next((name for name, entry in entries if entry.model_dump(exclude=own) == same), None)

@@ -62,6 +62,8 @@ class Slot(Generic[P, R]):
     hci: bool
     """The slot talks to a human: neither logged for training nor distilled, unless the user opts in."""
     instructions: str | None = None
+    comparison: Callable[[Any, Any], Any] | None = None
+    """When an answer is right beside the truth, where the user says so (`compare`)."""
     _checks: list[Check] = field(default_factory=list[Check], repr=False)
     _contract: Contract | None = field(default=None, repr=False)
 
@@ -176,6 +178,24 @@ class Slot(Generic[P, R]):
                 f"{self.id}.sync was called inside a running event loop; write `await {self.function.__name__}(...)` there."
             )
         return _thread.loop().run(self(*args, **kwargs), context=contextvars.copy_context())
+
+    def compare(
+        self, comparison: Callable[[R, R], float | Awaitable[float]], /
+    ) -> Callable[[R, R], float | Awaitable[float]]:
+        """Say when `hetero distill` calls an answer right: the function sees the answer and the truth, both typed.
+
+        It gives a bool, or a share from 0, wrong, to 1, right. Without one, `compare` in `hetero.toml` says it.
+
+        Raises:
+            SlotDefinitionError: the function does not take two values.
+        """
+        count = len(inspect.signature(comparison).parameters)
+        if count != 2:
+            raise SlotDefinitionError(
+                f"The comparison {getattr(comparison, '__name__', '')!r} of slot {self.id!r} takes {count} parameters; it takes the answer and the truth."
+            )
+        self.comparison = comparison
+        return comparison
 
     @overload
     def check(self, verifier: Callable[[R], Awaitable[None] | None], /) -> Callable[[R], Awaitable[None] | None]: ...

@@ -86,6 +86,8 @@ class SlotCall:
     start: int
     person: str | None = None
     """Whose data it is, as the span says it."""
+    cached: bool = False
+    """Nobody was asked: an earlier answer was given again."""
 
 
 def read_traces(vault: Vault, *, slot: str | None = None, traces: Collection[str] | None = None) -> Iterator[Trace]:
@@ -127,4 +129,5 @@ def calls_of(vault: Vault, slot: str) -> Iterator[SlotCall]:
                 outcome=trace.outcome_of(span),
                 start=span["start"],
                 person=person_of(span),
+                cached=attributes.get(Names.DECISION) == "cached",
             )
