@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hetero_agents import Slot
-from hetero_agents.distill.train import load_base
+from hetero_agents.distill.base import load_base
 from hetero_agents.engines import Endpoint
 from hetero_agents.engines.adapter import adapter_to_gguf
 from hetero_agents.engines.catalog import Weights, fetch_weights

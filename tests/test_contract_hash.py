@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from pydantic_ai.messages import ModelRequest, UserPromptPart
 
 from hetero_agents import Fits, OneOf, Slot, slot
-from hetero_agents.contract import canonical_schema, schema_text, sha256_of
+from hetero_agents.contract import Contract, SlotId, canonical_schema, schema_text, sha256_of
 from hetero_agents.contract.contract import FORM
 
 
@@ -283,6 +283,29 @@ def test_properties_named_like_keywords_are_kept() -> None:
 )
 def test_a_schema_reads_as_a_type(schema: Any, text: str) -> None:
     assert schema_text(schema) == text
+
+
+def test_descriptions_stand_behind_their_fields_where_they_are_asked_for() -> None:
+    day = {"type": "string", "description": "As\nYYYY-MM-DD.", "default": "today"}
+    schema = {"type": "object", "properties": {"city": {"type": "string"}, "day": day}, "required": ["city"]}
+    assert schema_text(schema, descriptions=True) == '{\ncity: string\nday?: string = "today" // As YYYY-MM-DD.\n}'
+    assert schema_text(schema) == '{city: string, day?: string = "today"}'
+
+
+def test_a_contract_that_shows_descriptions_is_another_one() -> None:
+    async def fill(request: str, parameters: dict[str, Any]) -> Annotated[dict[str, Any], Fits("parameters", True)]:
+        """Fill."""
+        ...
+
+    async def bare(request: str, parameters: dict[str, Any]) -> Annotated[dict[str, Any], Fits("parameters")]:
+        """Fill."""
+        ...
+
+    shown, plain = Contract(fill, SlotId("a"), None), Contract(bare, SlotId("a"), None)
+    assert shown.sha256 != plain.sha256
+    schema = {"type": "object", "properties": {"day": {"type": "string", "description": "As YYYY."}}}
+    assert "// As YYYY." in shown.baked_text({"request": "r", "parameters": schema})
+    assert "As YYYY" not in plain.baked_text({"request": "r", "parameters": schema})
 
 
 def test_a_reference_in_a_schema_reads_as_what_it_refers_to() -> None:

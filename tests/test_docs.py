@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pytest_examples import CodeExample, EvalExample, find_examples
 
 from hetero_agents.bindings import Config, ModelConfig, SlotConfig, Specialist, TierConfig
-from hetero_agents.bindings.config import AppConfig, PrivacyConfig, VaultConfig
+from hetero_agents.bindings.config import AppConfig, PrivacyConfig, SelectionConfig, VaultConfig
 from hetero_agents.cli.program import app, program
 from hetero_agents.distill import Recipe
 from hetero_agents.distill.curate import SHARES
@@ -246,6 +246,7 @@ def test_the_docs_of_a_form_name_no_key_that_does_not_exist() -> None:
         "[models]": ModelConfig,
         "[tiers]": TierConfig,
         '[slots."ID"]': SlotConfig,
+        "[selection]": SelectionConfig,
         "[privacy]": PrivacyConfig,
         "[vault]": VaultConfig,
     }

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,17 @@ from examples.tool_desk.work import Item, answer_lines, load_items
 from hetero_agents import DistillError, EngineError, IntegrityError
 from hetero_agents.bindings import ModelConfig, Workspace
 from hetero_agents.bindings.lock import exclusive, update_lock
-from hetero_agents.distill import Distilled, Recipe, distill
+from hetero_agents.distill import Distilled, Recipe, distill, select
+from hetero_agents.distill.base import chat_of, load_base, sample_of
 from hetero_agents.distill.lower import LowerLayers
 from hetero_agents.distill.rows import Examples, Sample
-from hetero_agents.distill.train import Job, _loss_sum, chat_of, load_base, train_lora  # pyright: ignore[reportPrivateUsage]
+from hetero_agents.distill.train import Job, loss_sum, train
 from hetero_agents.distill.worker import train_aside
 from hetero_agents.engines import probe as probes
-from hetero_agents.engines.adapter import adapter_to_gguf
+from hetero_agents.engines.adapter import CHANGED, adapter_to_gguf, whole_to_gguf
 from hetero_agents.engines.catalog import fetch_weights, find_weights
 from hetero_agents.engines.local import LocalServers
+from hetero_agents.engines.served import fetch_served, rewrite
 from hetero_agents.slots import App, registry
 from hetero_agents.spans import Feedback
 from tests.parity import measure
@@ -156,7 +158,7 @@ def test_examples_in_one_row_have_the_loss_that_they_have_alone(lowest: int) -> 
     for batches in ([[0, 1, 2, 3]], [[0, 3], [2], [1]]):
         with torch.no_grad():
             losses = [
-                _loss_sum(model, lower, examples.rows(batch), tokenizer.pad_token_id, "cpu").item() for batch in batches
+                loss_sum(model, lower, examples.rows(batch), tokenizer.pad_token_id, "cpu").item() for batch in batches
             ]
         assert sum(losses) == pytest.approx(alone, rel=1e-4)
 
@@ -238,7 +240,7 @@ def test_a_token_weighs_the_same_in_a_batch_of_short_and_of_long_answers(tmp_pat
     chat, names = [{"role": "user", "content": "Who?"}], "Ada Byron, Charles Babbage, George Boole, Mary Somerville, "
     # Answers of one length come in one batch.
     texts = [(chat, "No one.")] * 40 + [(chat, "Names: " + names * 2)] * 40
-    train_lora(Job(WEIGHTS, texts, Recipe(epochs=3, top_layers=0.1), tmp_path), lambda done, total: None)
+    train(Job(WEIGHTS, texts, Recipe(epochs=3, top_layers=0.1), tmp_path), lambda done, total: None)
     model, tokenizer = load_base(WEIGHTS)
     prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
     with torch.no_grad():
@@ -286,8 +288,95 @@ def test_a_training_that_runs_away_says_so_and_leaves_no_checkpoint(tmp_path: Pa
     texts = [(f"Say {n}.\n", str(n)) for n in range(16)]
     recipe = Recipe(epochs=8, top_layers=0.1, learning_rate=1e30)
     with pytest.raises(DistillError, match=r"The loss is not a number after \d+ of 32 batches; lower learning_rate"):
-        train_lora(Job(WEIGHTS, texts, recipe, tmp_path, checkpoint_seconds=0.0), lambda done, total: None)
+        train(Job(WEIGHTS, texts, recipe, tmp_path, checkpoint_seconds=0.0), lambda done, total: None)
     assert not list(tmp_path.iterdir())
+
+
+def test_training_ends_when_the_select_part_gets_worse_and_keeps_what_was_best(tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    texts = [(f"Say {n}.\n", f"It is {n}.") for n in range(24)]
+    held = [(f"Say {n}.\n", f"No, never {n}, not at all.") for n in range(30, 38)]
+    recipe = Recipe(epochs=10, top_layers=0.1, patience=2, learning_rate=5e-3)
+    made = train(Job(WEIGHTS, texts, recipe, tmp_path, held), lambda done, total: None)
+    losses = [loss for _, loss in made.looks]
+    best = losses.index(min(losses))
+    assert len(losses) == best + 1 + recipe.patience < 20, "it ended after two looks without a lower loss"
+    model, tokenizer = load_base(WEIGHTS)
+    rows = Examples([sample_of(tokenizer, WEIGHTS, *text) for text in held], share=False).rows(range(len(held)))
+    tuned = PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
+    tokens = sum(len(sample.answer) for row in rows for sample in row.samples)
+    found = loss_sum(tuned, None, rows, tokenizer.pad_token_id, "cpu").item() / tokens
+    assert found == pytest.approx(min(losses), rel=0.02)  # bf16 then, fp32 now
+    assert abs(found - losses[-1]) > 0.05
+
+
+@pytest.mark.parametrize("how", [{"method": "full", "learning_rate": 5e-4}, {"use_dora": True, "learning_rate": 5e-3}])
+def test_a_whole_model_says_on_its_engine_what_it_learnt(tmp_path: Path, how: dict[str, Any]) -> None:
+    answers = {
+        "Who?\n": "Zorblax the seventh.",
+        "When?\n": "On a Tuesday in autumn.",
+        "Where?\n": "Below the old bridge.",
+    }
+    recipe = Recipe(epochs=30, top_layers=0.2, batch_size=3, **how)
+    train(Job(WEIGHTS, list(answers.items()), recipe, tmp_path), lambda done, total: None)
+    whole = tmp_path / "whole.gguf"
+    whole_to_gguf(tmp_path / "adapter" / CHANGED, fetch_served(WEIGHTS), whole)
+    servers = LocalServers()
+    server = servers.take(replace(WEIGHTS, name="own", source=str(whole), file="", serve_as=None), None)
+    base = servers.take(WEIGHTS, None)
+
+    def said(server: Any, text: str) -> str:
+        body = {"messages": [{"role": "user", "content": text}], "max_tokens": 20, "temperature": 0.0}
+        body["chat_template_kwargs"] = {"hetero_baked": True}
+        headers = {"Authorization": f"Bearer {server.key}"}
+        answer = httpx2.post(f"{server.url}/chat/completions", headers=headers, json=body, timeout=60).json()
+        return answer["choices"][0]["message"]["content"]
+
+    try:
+        assert {text: said(server, text) for text in answers} == answers
+        assert said(base, "Who?\n") != answers["Who?\n"]
+    finally:
+        servers.give_back(server)
+        servers.give_back(base)
+        servers.close()
+
+
+def test_a_matrix_of_another_base_makes_no_whole_model(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    changed = tmp_path / CHANGED
+    save_file({"model.layers.0.self_attn.q_proj.weight": torch.zeros(4, 4)}, changed)
+    with pytest.raises(EngineError, match="it is for another base"):
+        whole_to_gguf(changed, fetch_served(WEIGHTS), tmp_path / "whole.gguf")
+    assert not (tmp_path / "whole.gguf").exists()
+
+
+def test_a_bake_off_takes_the_base_that_learns(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gguf
+    import numpy as np
+
+    root, served = loop.app.workspace.root, fetch_served(WEIGHTS)
+    reader = gguf.GGUFReader(served)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    damaged: dict[str, Any] = {}
+    for tensor in reader.tensors:  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+        if "ffn_down" in tensor.name:  # pyright: ignore[reportUnknownMemberType]
+            damaged[tensor.name] = np.zeros([int(n) for n in tensor.shape[::-1]], np.float32)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportUnknownArgumentType]
+    rewrite(reader, root / "damaged.gguf", lambda tensor: gguf.GGMLQuantizationType(tensor.tensor_type), damaged)
+    (root / "hetero.toml").write_text(TOML.replace("[tiers]", 'damaged = "local:damaged.gguf"\n[tiers]'))
+    monkeypatch.setattr(select, "FEWEST", 5)
+    names = ["damaged", "small"]
+    try:
+        made = asyncio.run(distill(loop.app, choose, candidates=names, recipe=Recipe(epochs=1.6), progress=silent))
+    finally:
+        (root / "hetero.toml").write_text(TOML)
+    assert made.bake_off is not None
+    assert made.bake_off.winner == "small"
+    assert made.specialist_id == loop.made.specialist_id, "the whole training was done before, and is found again"
+    assert [(r.name, r.round) for r in made.bake_off.rounds if r.kept and r.train_seconds] == [("small", "0.4 epochs")]
+    assert {r.round for r in made.bake_off.rounds} == {"five examples", "0.4 epochs"}
+    assert "small was right for" in made.bake_off.why
 
 
 def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path) -> None:

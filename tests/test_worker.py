@@ -35,7 +35,7 @@ def run(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[T
 
 
 def test_lines_become_progress_and_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = '{"examples": 4, "seconds": 1.5, "losses": [[4, 0.5]], "longest_answer": 3, "left_out": 0}'
+    result = '{"examples": 4, "seconds": 1.5, "losses": [[4, 0.5]], "longest_answer": 3, "left_out": 0, "looks": []}'
     script = f"cat > /dev/null; echo '{{\"done\": 1, \"total\": 2}}'; echo '{result}'"
     trained, seen = run(script, tmp_path, monkeypatch)
     assert seen == [(1, 2)]
@@ -83,7 +83,7 @@ def train(job, progress):
     progress(2, 2)
     return Trained(1, 0.5, [(1, 0.25)], 3, 0)
 
-worker.train_lora = train
+worker.train = train
 raise SystemExit(worker.main())
 """
 
@@ -91,7 +91,11 @@ raise SystemExit(worker.main())
 @pytest.mark.parametrize(
     ("answer", "status", "last"),
     [
-        ("yes", 0, '{"examples": 1, "seconds": 0.5, "losses": [[1, 0.25]], "longest_answer": 3, "left_out": 0}'),
+        (
+            "yes",
+            0,
+            '{"examples": 1, "seconds": 0.5, "losses": [[1, 0.25]], "longest_answer": 3, "left_out": 0, "looks": []}',
+        ),
         ("fail", 1, '{"error": "No example fits.", "kind": "DistillError"}'),
         ("stop", worker.STOPPED, '{"done": 1, "total": 2}'),
     ],

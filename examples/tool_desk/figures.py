@@ -9,9 +9,9 @@ from hetero_agents import Slot
 from hetero_agents.bindings import Score
 from hetero_agents.contract import compact_json, sha256_of
 from hetero_agents.distill import Distilled, paired_difference, wilson
+from hetero_agents.distill.base import chat_of, load_tokenizer, prompt_tokens, safetensors_folder
 from hetero_agents.distill.curate import Example
 from hetero_agents.distill.evaluate import Prediction, plain_code
-from hetero_agents.distill.train import chat_of, load_tokenizer, prompt_tokens, safetensors_folder
 from hetero_agents.engines.catalog import find_weights
 from hetero_agents.engines.served import fetch_served
 

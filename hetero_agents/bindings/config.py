@@ -75,6 +75,21 @@ class SlotConfig(_Form):
     """Agents, chains or tasks of other programs, as `hetero import` lists them, whose calls this slot learns from too."""
 
 
+class SelectionConfig(_Form):
+    """`[selection]`: which models may be the base of a specialist, for `hetero distill --candidates`."""
+
+    licences: list[str] | None = None
+    """SPDX ids that are allowed; all where None."""
+    languages: list[str] | None = None
+    """ISO 639-1 codes of what a base must speak."""
+    memory_mb: Annotated[float, Field(gt=0)] | None = None
+    """MB that it may take here, as `hetero models probe` measured it."""
+    first_token_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Seconds to the first token that are good enough, as measured."""
+    tokens_a_second: Annotated[float, Field(gt=0)] | None = None
+    """Tokens a second that it must write, as measured."""
+
+
 class PrivacyConfig(_Form):
     """`[privacy]`."""
 
@@ -120,6 +135,7 @@ class Config(_Form):
     models: dict[str, ModelConfig] = {}
     tiers: dict[Tier, TierConfig] = {}
     slots: dict[str, SlotConfig] = {}
+    selection: SelectionConfig = SelectionConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     vault: VaultConfig = VaultConfig()
 

@@ -50,7 +50,9 @@ class Specialist(_Form):
     adapter_sha256: Sha256
     """Of `adapter_model.safetensors`."""
     gguf_sha256: Sha256
-    """Of `adapter.gguf`, the same weights for llama.cpp."""
+    """Of `adapter.gguf`, the same weights for llama.cpp, or of `whole.gguf`."""
+    whole: bool = False
+    """A whole model of its own (`whole.gguf`, and `changed.safetensors` in place of an adapter's)."""
     contract_sha256: Sha256
     dataset_sha256: Sha256
     privacy: dict[str, Any] = {}
@@ -74,6 +76,11 @@ class Specialist(_Form):
     """ISO 8601, UTC."""
     withdrawn: str | None = None
     """Why it may not be used any more, where it may not."""
+
+    @property
+    def gguf(self) -> str:
+        """Path of the file that llama.cpp loads, relative to the lock."""
+        return f"{self.adapter}/{'whole' if self.whole else 'adapter'}.gguf"
 
 
 class SlotLock(_Form):

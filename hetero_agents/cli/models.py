@@ -23,8 +23,9 @@ Name = Annotated[
 
 @models.command("list")
 def list_(as_json: Json = False) -> None:
-    """List the models of this workspace and the weights that are known by name."""
+    """List the models of this workspace, the weights that are known by name, and what makers publish of small models."""
     from ..engines.catalog import cache_dir, catalog, is_fetched
+    from ..engines.families import known_models
     from ..engines.probe import probed
 
     try:
@@ -43,7 +44,8 @@ def list_(as_json: Json = False) -> None:
         for w in catalog().values()
     ]
     if as_json:
-        common.print_json({"models": bound, "catalog": rows, "cache": str(cache_dir())})
+        published = {name: asdict(model) for name, model in known_models().items()}
+        common.print_json({"models": bound, "catalog": rows, "published": published, "cache": str(cache_dir())})
         return
     table = Table(
         *("name", "licence", "here", "tokens/s", "what"),
@@ -54,8 +56,61 @@ def list_(as_json: Json = False) -> None:
         speed = str(row["probe"]["tokens_a_second"]) if row["probe"] else "-"
         table.add_row(row["name"], row["licence"], "yes" if row["fetched"] else "no", speed, row["description"])
     common.out.print(table)
+    known = Table(
+        *("name", "parameters", "licence", "context", "GB", "local:", "LoRA in vLLM"),
+        title="Published of small language models (`hetero models show NAME` has the sources)",
+        title_justify="left",
+    )
+    for name, model in known_models().items():
+        size = next(iter(model.weights_gb.items()), None)
+        known.add_row(
+            name,
+            _count(model.parameters),
+            model.licence.removeprefix("LicenseRef-"),
+            f"{model.context:,}",
+            f"{size[1]:g} {size[0]}" if size else "-",
+            "yes" if model.llama_cpp else "no",
+            "yes" if model.lora else "no",
+        )
+    common.out.print(known)
     for name, model in bound.items():
         common.out.print(f"[models] {name} = {model}", markup=False)
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e9:.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:.0f} M"
+
+
+@models.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A model that `hetero models list` names.")], as_json: Json = False
+) -> None:
+    """Show what is known of a model: figures with their sources, licence, what can serve it, and what was measured here."""
+    from ..engines.families import known_model
+    from ..engines.probe import probed
+
+    name = name.removeprefix("local:")
+    model, measured = known_model(name), probed(name)
+    if as_json:
+        common.print_json({"name": name, **asdict(model), "probe": measured and asdict(measured)})
+        return
+    table = Table("what", "published", "source", title=f"{name} ({model.family})", title_justify="left")
+    table.add_row("parameters", _count(model.parameters), model.figures)
+    table.add_row("licence", f"{model.licence}. {model.use_limits}".strip(". "), model.figures)
+    table.add_row("context", f"{model.context:,} tokens", model.figures)
+    table.add_row("languages", ", ".join(model.languages), model.figures)
+    sizes = ", ".join(f"{size:g} GB {precision}" for precision, size in model.weights_gb.items())
+    table.add_row("weights", sizes or "-", model.weights_source)
+    for published in model.scores:
+        table.add_row(f"{published.kind}: {published.benchmark}", f"{published.score:g} %", published.source)
+    engines = [*(["local:"] if model.llama_cpp else []), *(["vllm: with LoRA"] if model.lora else [])]
+    table.add_row("engines", ", ".join(engines) or model.not_served or "-", "")
+    table.add_row("get it", model.source or model.not_served, "")
+    if measured:
+        small = "a small model here" if measured.small else "not a small model here"
+        speed = f"{measured.tokens_a_second:.0f} tokens/s, first token {measured.first_token_cold:.2f} s, {measured.rss_mb:,.0f} MB: {small}"
+        table.add_row("measured on this machine", speed, measured.created)
+    common.out.print(table)
 
 
 @models.command()

@@ -25,6 +25,7 @@ from .keys import open_vault
 if TYPE_CHECKING:
     from ..distill import Distilled
     from ..distill.lineage import Lineage
+    from ..distill.select import BakeOff
 
 SHOWN = 3
 """Spans of each part that `lineage` draws."""
@@ -33,6 +34,12 @@ SHOWN = 3
 def distill(
     slot: Annotated[str, typer.Argument(help="The slot's id.")],
     base: Annotated[str | None, typer.Option(help="A name in [models]; the slm tier's model by default.")] = None,
+    candidates: Annotated[
+        str | None,
+        typer.Option(
+            help="Names in [models], or auto for all that [selection] allows: a bake-off on held-out calls chooses the base."
+        ),
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(help="A TOML file that says how to train; sensible without.")] = None,
     epochs: Annotated[
         float | None, typer.Option(min=0.01, help="How often each example is seen, before what the recipe says.")
@@ -47,18 +54,28 @@ def distill(
     """Turn a slot's spans into a specialist: curate, train, convert, evaluate. Ctrl-C and the same command resume."""
     from ..distill import Recipe
     from ..distill import distill as run
-    from ..distill.loop import base_of
+    from ..distill.select import allowed
+    from ..distill.specialise import base_of
     from ..engines.catalog import fetch_weights
 
     given = {"epochs": epochs, "max_length": max_length, "seed": seed}
     how = Recipe.load(recipe, **{key: value for key, value in given.items() if value is not None})
     app = common.open_app()
     declared = registry.slot(slot)
-    _, weights = base_of(app, base)
+    names, refused = list[str](), dict[str, str]()
+    if candidates is not None:
+        if base is not None:
+            raise UserError("Give --base or --candidates, not both.")
+        asked = [] if candidates == "auto" else [name.strip() for name in candidates.split(",") if name.strip()]
+        names, refused = allowed(app, asked)
+        if not names:
+            why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+            raise ConfigError(f"No model of [models] can be a base{f' ({why})' if why else ''}.")
     with common.fetch_progress() as fetched:
-        fetch_weights(weights, fetched)
+        for name in names or [base]:
+            fetch_weights(base_of(app, name).weights, fetched)
     with common.step_progress() as progress:
-        made = asyncio.run(run(app, declared, base=base, recipe=how, progress=progress))
+        made = asyncio.run(run(app, declared, base=base, candidates=names, recipe=how, progress=progress))
     left_out = dict(made.dataset.left_out)
     if made.trained.left_out:
         left_out[f"longer than {how.max_length} tokens (--max-length)"] = made.trained.left_out
@@ -68,6 +85,8 @@ def distill(
                 "specialist": made.specialist_id,
                 "reused": made.reused,
                 "left_out": left_out,
+                "refused": refused,
+                "bake_off": made.bake_off and asdict(made.bake_off),
                 "differences": {name: asdict(difference) for name, difference in made.differences.items()},
                 "slices": [{**asdict(s), "score": s.score.model_dump()} for s in made.slices],
                 "asked_again": made.dataset.asked_again,
@@ -83,6 +102,10 @@ def distill(
     )
     if left_out:
         common.out.print("left out: " + ", ".join(f"{n} {why}" for why, n in left_out.items()), soft_wrap=True)
+    for name, reason in refused.items():
+        common.out.print(f"{name} was no candidate: {reason}.", markup=False, soft_wrap=True)
+    if made.bake_off:
+        _say_bake_off(app, made, made.bake_off)
     table = Table(
         *("contestant", "right (95 %)", "specialist has more (95 %)", "p"),
         title=f"Held-out calls, answered by {made.specialist.base}; right: {made.specialist.compared_by}",
@@ -101,6 +124,25 @@ def distill(
         )
     common.out.print(_noise_line(made), soft_wrap=True)
     common.out.print(f"Next: hetero promote {made.specialist_id}")
+
+
+def _say_bake_off(app: App, made: Distilled, chosen: BakeOff) -> None:
+    from ..report import write_bake_off
+
+    table = Table(
+        *("round", "candidate", "right (95 %)", "s a call", "GB", "training", ""),
+        title=f"Bake-off for {made.specialist.slot}, on held-out calls of the select part",
+        title_justify="left",
+    )
+    for entry in chosen.rounds:
+        trained = f"{entry.train_seconds:.0f} s" if entry.train_seconds else "-"
+        went = "goes on" if entry.kept else "dropped"
+        values = common.score_text(entry.score), f"{entry.seconds:.2f}", f"{entry.gb:.2f}", trained, went
+        table.add_row(entry.round, escape(entry.name), *values)
+    common.out.print(table)
+    path = app.workspace.state_dir / "distill" / made.specialist.slot / "bake-off.html"
+    write_bake_off(path, made.specialist.slot, [asdict(entry) for entry in chosen.rounds], chosen.why)
+    common.out.print(f"{chosen.why} Quality against cost: {path}", markup=False, soft_wrap=True)
 
 
 def _noise_line(made: Distilled) -> str:
@@ -186,7 +228,7 @@ def promote(
         raise ConfigError(
             f"{name} was trained for another contract of {entry.slot!r} than the code has now; run `hetero distill {entry.slot}` again."
         )
-    path = app.workspace.root / entry.adapter / "adapter.gguf"
+    path = app.workspace.root / entry.gguf
     if not path.is_file() or sha256_of_file(path) != entry.gguf_sha256:
         raise IntegrityError(
             f"The weights of {name} at {path} are missing or not those that were evaluated; distill it again."

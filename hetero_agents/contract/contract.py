@@ -115,8 +115,8 @@ class Contract:
         match self.constraint:
             case OneOf(name):
                 return {"x-one-of": name}
-            case Fits(name):
-                return {"x-fits": name}
+            case Fits(name, descriptions):
+                return {"x-fits": name, **({"x-descriptions": True} if descriptions else {})}
             case None:
                 return {}
 
@@ -152,7 +152,7 @@ class Contract:
                 raise UserError(
                     f"Slot {self.slot!r} was called with an empty {name!r}: there is nothing to choose from."
                 )
-            case Fits(name):
+            case Fits(parameter=name):
                 import jsonschema  # for such slots alone: it takes a fifth of this package's import
                 from referencing.exceptions import Unresolvable
 
@@ -223,8 +223,8 @@ class Contract:
         for name, parameter in sorted(self.parameters.items(), key=lambda item: item[0] != first):
             if parameter.kind == "value":
                 value = parameter.adapter.dump_python(arguments.get(name), mode="json")
-                if self.constraint == Fits(name):
-                    texts[name] = schema_text(value)
+                if isinstance(self.constraint, Fits) and name == first:
+                    texts[name] = schema_text(value, descriptions=self.constraint.descriptions)
                 else:
                     texts[name] = value if isinstance(value, str) else compact_json(value)
         return texts
@@ -235,7 +235,7 @@ class Contract:
             case OneOf(name):
                 options = list(dict.fromkeys(arguments[name]))
                 return {"enum": [*options, None]} if self.abstains else {"type": "string", "enum": options}
-            case Fits(name):
+            case Fits(parameter=name):
                 return dict(arguments[name])
             case None:
                 return self._output_schema
@@ -299,7 +299,7 @@ class Contract:
             case OneOf(name):
                 if output not in arguments[name] and not (output is None and self.abstains):
                     raise ValueError(f"{output!r} is not one of the {name}")
-            case Fits(name):
+            case Fits(parameter=name):
                 if (error := worst_error(output, arguments[name])) is not None:
                     raise ValueError(f"{error.json_path}: {error.message}")
             case None:

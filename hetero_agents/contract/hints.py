@@ -41,6 +41,8 @@ class Fits:
     """
 
     parameter: str
+    descriptions: bool = False
+    """The prompt shows the descriptions of the schema's fields too: longer, and better where they say in which form a value is wanted."""
 
 
 @dataclass(frozen=True)

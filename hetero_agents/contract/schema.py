@@ -74,17 +74,20 @@ def canonical_schema(schema: JsonSchema) -> JsonSchema:
     return {**plain, "$defs": recursive} if recursive else plain
 
 
-def schema_text(schema: Any) -> str:
+def schema_text(schema: Any, *, descriptions: bool = False) -> str:
     """Return a JSON Schema as a TypeScript type, which reads the same in a third of the tokens.
 
     `{city: string, date?: string = "today", kind: "music"|"theater"}`: `?` may be left out, and then
-    means the default. Descriptions are left out: the full schema travels as the answer's schema
-    beside the messages.
+    means the default. The full schema travels as the answer's schema beside the messages.
+
+    Args:
+        schema: the schema.
+        descriptions: one field a line, with its description behind it as a comment.
     """
-    return _type_text(canonical_schema(cast(JsonSchema, schema)) if isinstance(schema, dict) else schema)
+    return _type_text(canonical_schema(cast(JsonSchema, schema)) if isinstance(schema, dict) else schema, descriptions)
 
 
-def _type_text(schema: Any) -> str:
+def _type_text(schema: Any, descriptions: bool) -> str:
     if not isinstance(schema, dict):
         return "any"
     schema = cast(JsonSchema, schema)
@@ -94,7 +97,7 @@ def _type_text(schema: Any) -> str:
         return compact_json(schema["const"])
     for key in ("anyOf", "oneOf"):
         if key in schema:
-            return "|".join(_type_text(part) for part in schema[key])
+            return "|".join(_type_text(part, descriptions) for part in schema[key])
     kind = schema.get("type", "object" if "properties" in schema else "any")
     if isinstance(kind, list):
         return "|".join(cast(list[str], kind))
@@ -103,12 +106,13 @@ def _type_text(schema: Any) -> str:
             return "object"
         required = set(schema.get("required", ()))
         fields = (
-            f"{name}{'' if name in required else '?'}: {_type_text(part)}{_default_text(part)}"
+            f"{name}{'' if name in required else '?'}: {_type_text(part, descriptions)}{_default_text(part)}"
+            + (_comment(part) if descriptions else "")
             for name, part in schema["properties"].items()
         )
-        return "{" + ", ".join(fields) + "}"
+        return "{\n" + "\n".join(fields) + "\n}" if descriptions else "{" + ", ".join(fields) + "}"
     if kind == "array":
-        item = _type_text(schema.get("items", {}))
+        item = _type_text(schema.get("items", {}), descriptions)
         return f"({item})[]" if "|" in item else f"{item}[]"
     return str(kind)
 
@@ -116,6 +120,11 @@ def _type_text(schema: Any) -> str:
 def _default_text(schema: Any) -> str:
     default = cast(JsonSchema, schema).get("default") if isinstance(schema, dict) else None
     return "" if default is None else f" = {compact_json(default)}"
+
+
+def _comment(schema: Any) -> str:
+    said = cast(JsonSchema, schema).get("description") if isinstance(schema, dict) else None
+    return f" // {' '.join(said.split())}" if isinstance(said, str) and said.strip() else ""
 
 
 def ordered(value: Any, schema: Any, definitions: JsonSchema) -> Any:

@@ -19,6 +19,12 @@ Part = Literal["train", "select", "certify", "test"]
 SHARES: dict[Part, float] = {"test": 0.285, "certify": 0.05, "select": 0.05, "train": 0.615}
 """`train` teaches, `select` chooses among recipes, `certify` is kept for the error budget, `test` is measured once."""
 
+MOST_CLASSES = 12
+"""Different answers up to which a slot's answers are classes, which can be balanced and are measured one by one."""
+
+MOST_REPEATS = 4
+"""How often an example of a rare answer stands in a balanced training at most."""
+
 FEWEST = 40
 """Examples below which nothing useful can be trained or measured."""
 
@@ -158,6 +164,17 @@ def _meets(contract: Contract, call: SlotCall) -> bool:
     except (ValueError, KeyError):
         return False
     return True
+
+
+def balanced(examples: Sequence[Example]) -> list[Example]:
+    """Return examples with those of rare answers repeated, up to `MOST_REPEATS` times, where there are few different answers."""
+    answers = [compact_json(example.output) for example in examples]
+    counts = Counter(answers)
+    if len(counts) > MOST_CLASSES:
+        return list(examples)
+    most = max(counts.values())
+    times = {answer: min(MOST_REPEATS, round(most / count)) for answer, count in counts.items()}
+    return [example for example, answer in zip(examples, answers, strict=True) for _ in range(times[answer])]
 
 
 def split_text(values: dict[str, Any], split_by: str | None) -> str:

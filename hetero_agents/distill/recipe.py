@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -19,21 +19,48 @@ class Recipe:
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
+    method: Literal["lora", "full"] = "lora"
+    """`lora` trains an adapter; `full` the layers themselves, so that the specialist is a whole model of its own."""
     r: Annotated[int, Field(gt=0, strict=True)] = 16
     """Rank of the adapter (LoRA, Hu et al. 2021)."""
     lora_alpha: Annotated[int, Field(gt=0, strict=True)] = 32
     use_rslora: Annotated[bool, Field(strict=True)] = False
     """Scale by `lora_alpha / sqrt(r)` in place of `lora_alpha / r` (rsLoRA, Kalajdzievski 2023): for high ranks."""
-    learning_rate: Annotated[float, Field(gt=0, strict=True)] = 1e-3
+    use_dora: Annotated[bool, Field(strict=True)] = False
+    """Train each column's length apart from its direction (DoRA, Liu et al. 2024); merged, a whole model too: no engine loads it beside others."""
+    learning_rate: Annotated[float, Field(gt=0, strict=True)] | None = None
+    """0.001 for an adapter, 0.0001 for the layers themselves, where None."""
     batch_size: Annotated[int, Field(gt=0, strict=True)] = 4
     epochs: Annotated[float, Field(gt=0, strict=True)] = 1.5
     top_layers: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.5
-    """Share of the layers, from the top, that get an adapter: the backward pass ends at the lowest of them."""
+    """Share of the layers, from the top, that are trained: the backward pass ends at the lowest of them."""
     max_length: Annotated[int, Field(ge=16, strict=True)] = 512
     """Tokens of prompt and answer; longer examples are left out."""
     bake: Annotated[bool, Field(strict=True)] = True
     """Train and serve on a call's values alone, without instruction, names and chat template, where the contract allows it."""
+    patience: Annotated[int, Field(ge=0, strict=True)] = 3
+    """Looks at the select part, two an epoch, without a lower loss after which training ends; 0 never looks.
+
+    What is kept is the adapter of the best look (early stopping).
+    """
+    balance: Annotated[bool, Field(strict=True)] = False
+    """Repeat examples of rare answers, up to `MOST_REPEATS` times, where there are few different answers."""
     seed: Annotated[int, Field(strict=True)] = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be together."""
+        if self.method == "full" and (self.use_dora or self.use_rslora):
+            raise ValueError("use_dora and use_rslora are ways of LoRA: they do not go with method = 'full'")
+
+    @property
+    def rate(self) -> float:
+        """The learning rate at its highest."""
+        return self.learning_rate or (1e-4 if self.method == "full" else 1e-3)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the specialist is a whole model, which only `local:` can serve, and not an adapter."""
+        return self.method == "full" or self.use_dora
 
     @property
     def sha256(self) -> Sha256:
@@ -61,6 +88,8 @@ class Recipe:
             raise ConfigError(f"{name} is not TOML: {error}.") from error
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
+            if first["type"] == "value_error":
+                raise ConfigError(f"{name} cannot be: {first['msg'].removeprefix('Value error, ')}.") from error
             key = str(first["loc"][-1]) if first["loc"] else "the file"
             if first["type"] == "unexpected_keyword_argument":
                 known = [field.name for field in fields(cls)]

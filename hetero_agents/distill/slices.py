@@ -10,13 +10,11 @@ from typing import Any, Literal, cast
 
 from ..bindings import Score
 from ..contract import compact_json
+from .curate import MOST_CLASSES
 from .evaluate import Prediction, score
 
 FEWEST = 10
 """Answers below which a slice says nothing."""
-
-MOST_CLASSES = 12
-"""Different true answers up to which each is a slice of its own."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportPrivateImportUsage=false
-"""Step S5: LoRA on a base, on a CPU or a GPU, with checkpoints.
+"""Step S5: a base is trained for one slot, by LoRA, DoRA or whole, on a CPU or a GPU, with checkpoints.
 
 The loss is on the answer alone. Inputs are what the engine will be sent, through the base's own chat
 template or, baked, without one, and answers have the exact form that the grammar lets through. A fixed seed repeats on the
@@ -8,26 +8,22 @@ same machine; an interrupted run goes on from its last checkpoint to the same re
 
 from __future__ import annotations
 
-import contextlib
-import io
+import importlib.util
 import os
 import time
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic_ai.messages import ModelMessage, ModelRequest, TextPart, UserPromptPart
-
-from ..contract import Contract
-from ..engines.catalog import Weights, verified_sha256
-from ..engines.served import fetch_served
+from ..engines.adapter import CHANGED
+from ..engines.catalog import Weights
 from ..errors import DistillError, MissingExtraError
+from .base import Text, load_base, sample_of
 from .lower import LowerLayers
 from .recipe import Recipe
-from .rows import Examples, Row, Sample, attends_only, micro_batches, model_inputs, padded_length
+from .rows import Examples, Row, attends_only, micro_batches, model_inputs, padded_length
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +37,14 @@ Progress = Callable[[int, int], None]
 KEPT_BYTES = 2**31
 """Memory for what the lower layers gave; work that would need more asks them again in each epoch."""
 
-Text = tuple[list[dict[str, str]] | str, str]
-"""A call as a chat (`chat_of`), or as the whole prompt where the specialist is baked, and the answer's text."""
+LOOKS_AN_EPOCH = 2
+"""How often the select part is looked at."""
+
+FEWEST_LOOKED_AT = 8
+"""Examples of the select part below which its loss decides nothing."""
+
+WARM_UP = 8
+"""Batches until the learning rate is whole."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Job:
         texts: calls and answers.
         recipe: how.
         folder: where the checkpoint and the adapter go; a checkpoint found there is continued.
+        select: calls and answers that say when it is enough; they are not trained on.
         checkpoint_seconds: time between checkpoints.
     """
 
@@ -61,6 +64,7 @@ class Job:
     texts: Sequence[Text]
     recipe: Recipe
     folder: Path
+    select: Sequence[Text] = ()
     checkpoint_seconds: float = 30.0
 
 
@@ -77,16 +81,19 @@ class Trained:
     """Tokens of the longest answer, its end included."""
     left_out: int
     """Examples longer than `max_length`."""
+    looks: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
+    """(examples so far, mean loss a token of the select part) of each look; the result is that of the lowest."""
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Trained:
         """Return what `asdict` gave, after a trip through JSON."""
-        fields: dict[str, Any] = {**values, "losses": [(int(n), float(loss)) for n, loss in values["losses"]]}
+        curves = {key: [(int(n), float(loss)) for n, loss in values.get(key, ())] for key in ("losses", "looks")}
+        fields: dict[str, Any] = {**values, **curves}
         return cls(**fields)
 
 
-def train_lora(job: Job, progress: Progress) -> Trained:
-    """Train an adapter and write it to `adapter` in the job's folder (PEFT's form).
+def train(job: Job, progress: Progress) -> Trained:
+    """Train and write the result to `adapter` in the job's folder: PEFT's form, or the changed matrices (`CHANGED`).
 
     Args:
         job: what to train on what.
@@ -97,207 +104,236 @@ def train_lora(job: Job, progress: Progress) -> Trained:
             a number any more.
         MissingExtraError: torch, transformers or peft are not installed.
     """
-    try:
+    if not all(importlib.util.find_spec(name) for name in ("torch", "transformers", "peft")):
+        raise MissingExtraError("Training", "distill")
+    return _Training(job).run(progress)
+
+
+class _Training:
+    """One training: the model, its examples, and how far it is."""
+
+    def __init__(self, job: Job) -> None:
         import torch
-        from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-    except ImportError as error:
-        raise MissingExtraError("Training", "distill") from error
-    recipe, folder = job.recipe, job.folder
-    model, tokenizer = load_base(job.weights)
-    samples = [_sample(tokenizer, job.weights, call, answer) for call, answer in job.texts]
-    fitting = [sample for sample in samples if len(sample) <= recipe.max_length]
-    if not fitting:
-        raise DistillError(
-            f"No example fits into {recipe.max_length} tokens; the shortest has {min(map(len, samples))}."
+
+        recipe, folder = job.recipe, job.folder
+        self.recipe, self.folder, self.checkpoint_seconds = recipe, folder, job.checkpoint_seconds
+        model, tokenizer = load_base(job.weights)
+        self.pad: int = tokenizer.pad_token_id
+        samples, held = (
+            [sample_of(tokenizer, job.weights, call, answer) for call, answer in texts]
+            for texts in (job.texts, job.select)
+        )
+        self.fitting = [sample for sample in samples if len(sample) <= recipe.max_length]
+        self.left_out = len(samples) - len(self.fitting)
+        if not self.fitting:
+            raise DistillError(
+                f"No example fits into {recipe.max_length} tokens; the shortest has {min(map(len, samples))}."
+            )
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.at_once = TOKENS_AT_ONCE[self.device]
+        if self.device == "cpu" and max(map(len, self.fitting)) <= self.at_once:
+            model.set_attn_implementation("eager")  # a tenth faster than sdpa there, while the matrices are small
+        torch.manual_seed(recipe.seed)
+        layers: int = model.config.num_hidden_layers
+        lowest = layers - max(1, round(layers * recipe.top_layers))
+        self.mixed = _computes_bf16(self.device)
+        self.tuned = _tunable(model.to(self.device), recipe, range(lowest, layers))
+        if self.mixed and not recipe.use_dora:  # DoRA's norms and the merged matrices are of the base as it is
+            _keep_in_bf16(self.tuned)
+        share = attends_only(model)
+        self.examples = Examples(self.fitting, share=share)
+        held = [sample for sample in held if len(sample) <= recipe.max_length]
+        self.held: list[Row] = []
+        if recipe.patience and len(held) >= FEWEST_LOOKED_AT:
+            rows = Examples(held, share=share).rows(range(len(held)))
+            # Their numbers go on after those that are trained on.
+            self.held = [replace(row, members=[i + len(self.fitting) for i in row.members]) for row in rows]
+        self.lower = None
+        states_bytes = sum(map(len, self.fitting + held)) * model.config.hidden_size * 4
+        if lowest and recipe.epochs > 1 and states_bytes <= KEPT_BYTES:
+            self.lower = LowerLayers(model, lowest, [*self.examples.rows(range(len(self.fitting))), *self.held])
+        self.parameters = {name: p for name, p in self.tuned.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=recipe.rate, weight_decay=0.0)
+        self.batches = self.examples.batches(recipe.batch_size, recipe.epochs, recipe.seed)
+        # One divisor for all batches, so that every token weighs the same: by its own tokens, a batch of short answers
+        # would outweigh one of long answers, and the choice between the two, an empty list or names, would be skewed.
+        self.divisor = recipe.batch_size * sum(len(sample.answer) for sample in self.fitting) / len(self.fitting)
+        self.done, self.spent = 0, 0.0
+        self.losses, self.looks = list[tuple[int, float]](), list[tuple[int, float]]()
+        self.recent = list[tuple[float, int]]()
+        self.best: dict[str, torch.Tensor] | None = None
+        self.checkpoint = folder / "checkpoint.pt"
+        if self.checkpoint.exists():
+            self._continue()
+        self.started = time.monotonic()
+
+    def run(self, progress: Progress) -> Trained:
+        """Train to the end, or until the select part says that it is enough."""
+        total, saved = len(self.batches), time.monotonic()
+        every = max(1, round(total / self.recipe.epochs / LOOKS_AN_EPOCH))
+        while self.done < total and not self._enough():
+            self._step(self.batches[self.done])
+            self.done += 1
+            if self.held and (self.done % every == 0 or self.done == total):
+                self._look()
+            if time.monotonic() - saved > self.checkpoint_seconds:
+                self._save()
+                saved = time.monotonic()
+            try:
+                progress(self.done, total)
+            except BaseException:  # the caller stops the training here: nothing of it is lost
+                self._save()
+                raise
+        if not all(p.isfinite().all() for p in self.parameters.values()):
+            raise self._not_a_number()
+        if self.best is not None:
+            self._load(self.best)
+        self._write()
+        return Trained(
+            examples=len({i for batch in self.batches[: self.done] for i in batch}),
+            seconds=self.spent + time.monotonic() - self.started,
+            losses=self.losses,
+            longest_answer=max(len(sample.answer) for sample in self.fitting),
+            left_out=self.left_out,
+            looks=self.looks,
         )
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    at_once = TOKENS_AT_ONCE[device]
-    if device == "cpu" and max(map(len, fitting)) <= at_once:
-        model.set_attn_implementation("eager")  # a tenth faster than sdpa there, while the matrices are small
+    def _step(self, batch: list[int]) -> None:
+        """One batch: forward, backward, and the optimizer's step."""
+        import torch
 
-    torch.manual_seed(recipe.seed)
-    layers: int = model.config.num_hidden_layers
-    lowest = layers - max(1, round(layers * recipe.top_layers))
+        number, total = self.done, len(self.batches)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.rate * min(1.0, (number + 1) / WARM_UP) * max(0.02, 1 - number / total)
+        loss = torch.zeros((), device=self.device)
+        for part in micro_batches(self.examples.rows(batch), self.at_once):
+            share = self._loss(part)
+            (share / self.divisor).backward()
+            loss += share.detach()
+        if not loss.isfinite():
+            raise self._not_a_number()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.recent.append((loss.item(), sum(len(self.fitting[i].answer) for i in batch)))
+        if len(self.recent) == 5 or number == total - 1:
+            sums, counts = zip(*self.recent, strict=True)
+            self.losses.append((self._seen(number + 1), sum(sums) / sum(counts)))
+            self.recent.clear()
+
+    def _look(self) -> None:
+        """Measure the select part's loss, and keep the best weights so far."""
+        import torch
+
+        with torch.no_grad():
+            loss = sum(self._loss(part).item() for part in micro_batches(self.held, self.at_once))
+        tokens = sum(len(sample.answer) for row in self.held for sample in row.samples)
+        if all(loss / tokens < before for _, before in self.looks):
+            self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.looks.append((self._seen(self.done), loss / tokens))
+
+    def _enough(self) -> bool:
+        """Whether the last looks, as many as `patience`, brought nothing lower than one before."""
+        values = [loss for _, loss in self.looks]
+        return len(values) > self.recipe.patience and min(values[-self.recipe.patience :]) >= min(
+            values[: -self.recipe.patience]
+        )
+
+    def _loss(self, part: Sequence[Row]) -> torch.Tensor:
+        import torch
+
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.mixed):
+            return loss_sum(self.tuned, self.lower, part, self.pad, self.device)
+
+    def _seen(self, batches: int) -> int:
+        return sum(map(len, self.batches[:batches]))
+
+    def _save(self) -> None:
+        import torch
+
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "weights": self.parameters,
+            "best": self.best,
+            "done": self.done,
+            "losses": self.losses,
+            "looks": self.looks,
+            "recent": self.recent,
+            "seconds": self.spent + time.monotonic() - self.started,
+        }
+        part = self.checkpoint.with_name(f".{self.checkpoint.name}.part")
+        torch.save(state, part)
+        os.replace(part, self.checkpoint)
+
+    def _continue(self) -> None:
+        import torch
+
+        state = torch.load(self.checkpoint, weights_only=True)
+        self._load(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best, self.done, self.spent = state["best"], state["done"], state["seconds"]
+        self.recent = [(float(total), int(count)) for total, count in state["recent"]]
+        self.losses, self.looks = ([(int(n), float(x)) for n, x in state[key]] for key in ("losses", "looks"))
+
+    def _load(self, weights: dict[str, torch.Tensor]) -> None:
+        import torch
+
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(weights[name])
+
+    def _write(self) -> None:
+        """Write the adapter, or the matrices that are others than the base's, in 16 bits."""
+        import torch
+        from safetensors.torch import save_file
+
+        target = self.folder / "adapter"
+        if not self.recipe.whole:
+            self.tuned.save_pretrained(target)
+            return
+        if self.recipe.use_dora:
+            changed = {name.rpartition(".lora_")[0] for name in self.parameters if ".lora_" in name}
+            names = {name.removeprefix("base_model.model.") + ".weight" for name in changed}
+            model = self.tuned.merge_and_unload()
+        else:
+            names, model = set(self.parameters), self.tuned
+        target.mkdir(exist_ok=True)
+        half = {n: p.detach().to(torch.float16).contiguous() for n, p in model.named_parameters() if n in names}
+        save_file(half, target / CHANGED)
+
+    def _not_a_number(self) -> DistillError:
+        self.checkpoint.unlink(missing_ok=True)  # its weights are on the way there
+        return DistillError(
+            f"The loss is not a number after {min(self.done + 1, len(self.batches))} of {len(self.batches)} batches; "
+            f"lower learning_rate, which is {self.recipe.rate:g}."
+        )
+
+
+def _tunable(model: Any, recipe: Recipe, layers: range) -> Any:
+    """The model with what is trained of it: an adapter on some layers, or these layers themselves."""
+    if recipe.method == "full":
+        decoder = model.get_decoder()
+        model.requires_grad_(False)
+        for number in layers:
+            decoder.layers[number].requires_grad_(True)
+        return model.train()
+    from peft import LoraConfig, get_peft_model
+
     config = LoraConfig(
         r=recipe.r,
         lora_alpha=recipe.lora_alpha,
         use_rslora=recipe.use_rslora,
+        use_dora=recipe.use_dora,
         target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        layers_to_transform=list(range(lowest, layers)),
+        layers_to_transform=list(layers),
         task_type="CAUSAL_LM",
     )
-    mixed = _computes_bf16(device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers in a way that ends with version 6
-        tuned: Any = get_peft_model(model.to(device), config).train()
-    if mixed:
-        _keep_in_bf16(tuned)
-    states_bytes = sum(map(len, fitting)) * model.config.hidden_size * 4
-    examples = Examples(fitting, share=attends_only(model))
-    lower = None
-    if lowest and recipe.epochs > 1 and states_bytes <= KEPT_BYTES:
-        lower = LowerLayers(model, lowest, examples.rows(range(len(fitting))))
-    parameters = [p for p in tuned.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
-    batches = examples.batches(recipe.batch_size, recipe.epochs, recipe.seed)
-    # One divisor for all batches, so that every token weighs the same: by its own tokens, a batch of short answers
-    # would outweigh one of long answers, and the choice between the two, an empty list or names, would be skewed.
-    divisor = recipe.batch_size * sum(len(sample.answer) for sample in fitting) / len(fitting)
-    done, spent, losses, recent = 0, 0.0, list[tuple[int, float]](), list[tuple[float, int]]()
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        set_peft_model_state_dict(tuned, state["adapter"])
-        optimizer.load_state_dict(state["optimizer"])
-        done, spent = state["done"], state["seconds"]
-        recent = [(float(total), int(count)) for total, count in state["recent"]]
-        losses = [(int(n), float(x)) for n, x in state["losses"]]
-
-    started = saved = time.monotonic()
-
-    def save(done: int) -> None:
-        state = {"optimizer": optimizer.state_dict(), "done": done, "losses": losses, "recent": recent}
-        state |= {"adapter": get_peft_model_state_dict(tuned), "seconds": spent + time.monotonic() - started}
-        _save_whole(state, checkpoint)
-
-    for number, batch in enumerate(batches[done:], done):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * min(1.0, (number + 1) / 8) * max(0.02, 1 - number / len(batches))
-        answer_tokens, loss = sum(len(fitting[i].answer) for i in batch), torch.zeros((), device=device)
-        for part in micro_batches(examples.rows(batch), at_once):
-            with torch.autocast(device, torch.bfloat16, enabled=mixed):
-                share = _loss_sum(tuned, lower, part, tokenizer.pad_token_id, device)
-            (share / divisor).backward()
-            loss += share.detach()
-        if not loss.isfinite():
-            checkpoint.unlink(missing_ok=True)  # its weights are on the way there
-            raise _not_a_number(number + 1, len(batches), recipe)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        recent.append((loss.item(), answer_tokens))
-        if len(recent) == 5 or number == len(batches) - 1:
-            sums, counts = zip(*recent, strict=True)
-            losses.append((sum(map(len, batches[: number + 1])), sum(sums) / sum(counts)))
-            recent.clear()
-        if time.monotonic() - saved > job.checkpoint_seconds:
-            save(number + 1)
-            saved = time.monotonic()
-        try:
-            progress(number + 1, len(batches))
-        except BaseException:  # the caller stops the training here: nothing of it is lost
-            save(number + 1)
-            raise
-    if not all(parameter.isfinite().all() for parameter in parameters):
-        checkpoint.unlink(missing_ok=True)
-        raise _not_a_number(len(batches), len(batches), recipe)
-    tuned.save_pretrained(folder / "adapter")
-    return Trained(
-        examples=len({i for batch in batches for i in batch}),
-        seconds=spent + time.monotonic() - started,
-        losses=losses,
-        longest_answer=max(len(sample.answer) for sample in fitting),
-        left_out=len(samples) - len(fitting),
-    )
+        return get_peft_model(model, config).train()
 
 
-def _not_a_number(done: int, total: int, recipe: Recipe) -> DistillError:
-    return DistillError(
-        f"The loss is not a number after {done} of {total} batches; lower learning_rate, which is {recipe.learning_rate:g}."
-    )
-
-
-def load_base(weights: Weights) -> tuple[Any, Any]:
-    """Return (model in fp32, tokenizer) of a base in transformers, read once from the GGUF that is served, kept as safetensors beside it.
-
-    fp32: what is trained beside it is small, and products are taken in bf16 where that is faster.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    gguf = fetch_served(weights)
-    folder = safetensors_folder(gguf)
-    with _quiet_transformers():
-        if not (folder / "config.json").is_file():
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-            model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-            # transformers refuses to save what it believes to be quantised; these weights are plain fp32 now.
-            if hasattr(model.config, "quantization_config"):
-                del model.config.quantization_config
-            model.hf_quantizer, model.is_quantized = None, False
-            part = folder.with_name(f".{folder.name}.part")
-            model.save_pretrained(part)
-            tokenizer.save_pretrained(part)
-            os.replace(part, folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        return model, load_tokenizer(folder)
-
-
-def safetensors_folder(gguf: Path) -> Path:
-    """Return where `load_base` keeps the base of a GGUF file; another file of that name gets another folder."""
-    return gguf.with_name(f"{gguf.stem}-{verified_sha256(gguf)[:8]}-safetensors")
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """Return the tokenizer of a saved base, padding on the left."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def call_text(contract: Contract, arguments: Mapping[str, Any], baked: bool) -> list[dict[str, str]] | str:
-    """Return what a specialist is sent for a call: a chat, or the whole prompt where it is baked."""
-    return contract.baked_text(arguments) if baked else chat_of(contract.messages(arguments))
-
-
-def chat_of(messages: Sequence[ModelMessage]) -> list[dict[str, str]]:
-    """Return messages as the chat that an OpenAI-compatible endpoint gets: texts only.
-
-    Raises:
-        DistillError: a message holds something else than text.
-    """
-    chat: list[dict[str, str]] = []
-    last = messages[-1]
-    if isinstance(last, ModelRequest) and last.instructions:
-        chat.append({"role": "system", "content": last.instructions})
-    for message in messages:
-        for part in message.parts:
-            if isinstance(part, UserPromptPart) and isinstance(part.content, str):
-                chat.append({"role": "user", "content": part.content})
-            elif isinstance(part, TextPart):
-                chat.append({"role": "assistant", "content": part.content})
-            else:
-                raise DistillError(f"A call holds a {part.part_kind!r} part; specialists are trained on text only.")
-    return chat
-
-
-def prompt_tokens(tokenizer: Any, call: list[dict[str, str]] | str) -> list[int]:
-    """Return the tokens of a call as the engine makes them: a chat through the base's template, a baked prompt as it is.
-
-    Raises:
-        DistillError: a chat, and the base has no chat template.
-    """
-    if isinstance(call, str):
-        return tokenizer(call).input_ids
-    if tokenizer.chat_template is None:
-        raise DistillError(
-            "The base has no chat template, so nobody can say how it is spoken to; take an instruct model."
-        )
-    prompt = tokenizer.apply_chat_template(call, tokenize=False, add_generation_prompt=True)
-    return tokenizer(prompt, add_special_tokens=False).input_ids
-
-
-def _sample(tokenizer: Any, weights: Weights, call: list[dict[str, str]] | str, answer: str) -> Sample:
-    end = weights.end_of_turn or tokenizer.eos_token
-    return Sample(prompt_tokens(tokenizer, call), tokenizer(answer + end, add_special_tokens=False).input_ids)
-
-
-def _loss_sum(model: Any, lower: LowerLayers | None, rows: Sequence[Row], pad: int, device: str) -> torch.Tensor:
-    """Summed cross-entropy of the answers' tokens; only their logits are computed."""
+def loss_sum(model: Any, lower: LowerLayers | None, rows: Sequence[Row], pad: int, device: str) -> torch.Tensor:
+    """Return the summed cross-entropy of the answers' tokens; only their logits are computed."""
     import torch
 
     length = padded_length(rows)
@@ -332,35 +368,3 @@ def _keep_in_bf16(model: Any) -> None:
     # Where the output matrix is the embeddings too, it gets a copy.
     head = model.get_output_embeddings()
     head.weight = torch.nn.Parameter(head.weight.detach().to(torch.bfloat16), requires_grad=False)
-
-
-def _save_whole(state: dict[str, Any], path: Path) -> None:
-    import torch
-
-    part = path.with_name(f".{path.name}.part")
-    torch.save(state, part)
-    os.replace(part, path)
-
-
-@contextmanager
-def _quiet_transformers() -> Generator[None]:
-    """Without transformers' progress bars, reports and warnings, which break our own bar, and without a look at the hub."""
-    import transformers
-
-    before = os.environ.get("HF_HUB_OFFLINE")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        # The bar of the GGUF reader is tqdm's own and knows no switch.
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-        transformers.logging.enable_progress_bar()
-        if before is None:
-            del os.environ["HF_HUB_OFFLINE"]
-        else:
-            os.environ["HF_HUB_OFFLINE"] = before

@@ -19,7 +19,7 @@ from .. import errors
 from ..engines.catalog import Weights
 from ..errors import DistillError, HeteroError
 from .recipe import Recipe
-from .train import Job, Progress, Trained, train_lora
+from .train import Job, Progress, Trained, train
 
 STOPPED = 130
 """Exit status of a training that was stopped after its checkpoint was written."""
@@ -38,14 +38,14 @@ LINE_LIMIT = 64 * 1024 * 1024
 
 
 async def train_aside(job: Job, progress: Progress) -> Trained:
-    """Run `train_lora` in a process of its own; cancelling stops it after its checkpoint.
+    """Run `train` in a process of its own; cancelling stops it after its checkpoint.
 
     Args:
         job: what to train on what.
         progress: called after each batch.
 
     Raises:
-        HeteroError: what `train_lora` raises.
+        HeteroError: what `train` raises.
         DistillError: the process ended in another way; what it printed is a note on the error.
     """
     # Not `-m`, for which the package has imported this module before it runs; and without the working directory on the path.
@@ -116,6 +116,7 @@ def read_job(line: str) -> Job:
         texts=[(call, answer) for call, answer in values["texts"]],
         recipe=Recipe(**values["recipe"]),
         folder=Path(values["folder"]),
+        select=[(call, answer) for call, answer in values["select"]],
         checkpoint_seconds=values["checkpoint_seconds"],
     )
 
@@ -145,7 +146,7 @@ def main() -> int:
         say({"done": done, "total": total})  # raises where the parent is gone, and so ends the training
 
     try:
-        trained = train_lora(read_job(sys.stdin.read()), progress)
+        trained = train(read_job(sys.stdin.read()), progress)
     except InterruptedError:
         return STOPPED
     except HeteroError as error:

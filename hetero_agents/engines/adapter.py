@@ -1,5 +1,5 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-"""PEFT adapters as GGUF, the form in which llama.cpp takes them."""
+"""What training gave as GGUF, the form in which llama.cpp takes it: PEFT adapters, and whole models."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EngineError, MissingExtraError
+from .served import rewrite
+
+CHANGED = "changed.safetensors"
+"""File with the matrices of a whole model that are others than its base's, under their names in transformers."""
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +44,7 @@ def adapter_to_gguf(adapter: Path, base_gguf: Path, target: Path) -> None:
 
     architecture = field("general.architecture")
     if config.get("use_dora"):
-        raise EngineError("llama.cpp takes no DoRA adapters; train with use_dora = false or serve with vllm:.")
+        raise EngineError("llama.cpp takes no DoRA adapters; `hetero distill` merges them into a whole model.")
     blocks, heads = field(f"{architecture}.block_count"), field(f"{architecture}.attention.head_count")
     kv_heads = field(f"{architecture}.attention.head_count_kv")
     known = {name: index for index, name in gguf.MODEL_ARCH_NAMES.items()}
@@ -74,6 +78,45 @@ def adapter_to_gguf(adapter: Path, base_gguf: Path, target: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     os.replace(temporary, target)
+
+
+def whole_to_gguf(changed: Path, served: Path, target: Path) -> None:
+    """Write a whole model as GGUF: its base's file with other values, each in the quantisation that it has there.
+
+    Args:
+        changed: the file `CHANGED`.
+        served: the base as it is served (`fetch_served`).
+        target: the file to write; written whole or not at all.
+
+    Raises:
+        EngineError: the matrices are of another base.
+    """
+    try:
+        import gguf
+        from safetensors.numpy import load_file
+    except ImportError as error:
+        raise MissingExtraError("Converting a model", "distill") from error
+    reader = gguf.GGUFReader(served)
+
+    def field(name: str) -> Any:
+        return reader.fields[name].contents()
+
+    architecture = field("general.architecture")
+    blocks, heads = field(f"{architecture}.block_count"), field(f"{architecture}.attention.head_count")
+    kv_heads = field(f"{architecture}.attention.head_count_kv")
+    known = {name: index for index, name in gguf.MODEL_ARCH_NAMES.items()}
+    names = gguf.get_tensor_name_map(known[architecture], blocks)
+    shapes = {tensor.name: tuple(int(n) for n in tensor.shape[::-1]) for tensor in reader.tensors}
+    replaced: dict[str, Array] = {}
+    for key, array in load_file(changed).items():
+        module = key.removesuffix(".weight").removesuffix(".bias")
+        name = f"{names.get_name(module)}.{key.rpartition('.')[2]}"
+        if shapes.get(name) != array.shape:
+            raise EngineError(f"The matrix {key!r} does not fit {served.name}: it is for another base.")
+        if architecture == "llama" and module.endswith(("q_proj", "k_proj")):
+            array = _permuted(array, heads if module.endswith("q_proj") else kv_heads)
+        replaced[name] = array.astype("float32")
+    rewrite(reader, target, lambda tensor: gguf.GGMLQuantizationType(tensor.tensor_type), replaced)
 
 
 def _permuted(rows: Array, heads: int) -> Array:

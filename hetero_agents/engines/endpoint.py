@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -124,7 +124,12 @@ class Engines:
                 raise IntegrityError(
                     f"{specialist_id} was trained on other weights of {specialist.base} than are there now; distill it again."
                 )
-            adapter = _checked(folder / "adapter.gguf", specialist.gguf_sha256, specialist_id)
+            adapter: Path | None = _checked(self.root / specialist.gguf, specialist.gguf_sha256, specialist_id)
+            if specialist.whole:
+                weights, adapter = (
+                    replace(weights, name=specialist_id, source=str(adapter), file="", serve_as=None),
+                    None,
+                )
             return await self._cached(
                 ("local", name, specialist_id, specialist.gguf_sha256),
                 lambda: Endpoint(

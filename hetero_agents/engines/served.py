@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -73,22 +73,52 @@ def requantized(source: Path, kind: str, f16: Sequence[str] = ()) -> Path:
         raise MissingExtraError("A local: model", "local") from error
     wanted, plain = gguf.GGMLQuantizationType[kind], gguf.GGMLQuantizationType.F32
     half = gguf.GGMLQuantizationType.F16
-    reader = gguf.GGUFReader(source)
+
+    def type_of(tensor: Any) -> Any:
+        if len(tensor.shape) != 2:
+            return plain
+        return half if any(fnmatch(tensor.name, name) for name in f16) else wanted
+
+    rewrite(gguf.GGUFReader(source), target, type_of, kind=kind)
+    return target
+
+
+def rewrite(
+    reader: Any,
+    target: Path,
+    type_of: Callable[[Any], Any],
+    replaced: Mapping[str, Any] | None = None,
+    *,
+    kind: str | None = None,
+) -> None:
+    """Write a GGUF file again, with other quantisations or other values; whole or not at all.
+
+    Args:
+        reader: of the file (`gguf.GGUFReader`).
+        target: the file to write.
+        type_of: gives the type of each tensor there.
+        replaced: values in place of the file's, fp32, by the tensor's name.
+        kind: the type that the file says it has, for example `Q8_0`; as before where None.
+    """
+    import gguf
+
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     writer = gguf.GGUFWriter(temporary, reader.fields["general.architecture"].contents())
     for name, field in reader.fields.items():
         if name.startswith("GGUF.") or name == "general.architecture":
             continue  # the writer writes its own
-        value: Any = field.contents() if name != "general.file_type" else gguf.LlamaFileType[f"MOSTLY_{kind}"].value
+        said = kind is not None and name == "general.file_type"
+        value: Any = gguf.LlamaFileType[f"MOSTLY_{kind}"].value if said else field.contents()
         element = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(name, value, field.types[0], element)
     for tensor in reader.tensors:
-        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape([int(n) for n in tensor.shape[::-1]])
-        to = plain if values.ndim != 2 else half if any(fnmatch(tensor.name, name) for name in f16) else wanted
-        writer.add_tensor(tensor.name, gguf.quants.quantize(values, to), raw_dtype=to)
+        values = (replaced or {}).get(tensor.name)
+        if values is None:
+            values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        shape, to = [int(n) for n in tensor.shape[::-1]], type_of(tensor)
+        writer.add_tensor(tensor.name, gguf.quants.quantize(values.reshape(shape), to), raw_dtype=to)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     os.replace(temporary, target)
-    return target

@@ -48,14 +48,9 @@ def write_report(report: Mapping[str, Any], predictions: Sequence[Mapping[str, A
     Raises:
         MissingExtraError: matplotlib or jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise MissingExtraError("The HTML report", "distill") from error
-    source = importlib.resources.files(__name__.rpartition(".")[0]).joinpath("template.html").read_text("utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    _teach(environment)
-    page = environment.from_string(source).render(
+    write_page(
+        path,
+        "template.html",
         report=report,
         change=words.change,
         per_call=words.per_call,
@@ -68,9 +63,48 @@ def write_report(report: Mapping[str, Any], predictions: Sequence[Mapping[str, A
         before_after=plots.before_after(report, "calls"),
         answers=_answers(predictions),
         listed=ANSWERS,
-        script_sha256=_script_sha256(source),
+        script_sha256=_script_sha256(),
     )
-    write_atomically(path, page.encode())
+
+
+def write_bake_off(path: Path, slot: str, rounds: Sequence[Mapping[str, Any]], why: str) -> None:
+    """Write the page of a bake-off: quality against cost, and each round.
+
+    Args:
+        path: where the page goes; a reader sees the old one or the new one.
+        slot: the slot's id.
+        rounds: `name`, `round`, `score`, `seconds`, `gb`, `train_seconds` and `kept` of each candidate in each round.
+        why: the sentence that says who won.
+
+    Raises:
+        MissingExtraError: matplotlib or jinja2 is not installed.
+    """
+    write_page(path, "bake-off.html", slot=slot, rounds=rounds, why=why, pareto=plots.pareto(rounds, "pareto"))
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Fill one of this room's templates and write it whole.
+
+    Raises:
+        MissingExtraError: jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment, FunctionLoader, StrictUndefined
+    except ImportError as error:
+        raise MissingExtraError("The HTML report", "distill") from error
+    environment = Environment(
+        loader=FunctionLoader(_source),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    _teach(environment)
+    write_atomically(path, environment.get_template(template).render(**values).encode())
+
+
+def _source(name: str) -> str:
+    return importlib.resources.files(__name__.rpartition(".")[0]).joinpath(name).read_text("utf-8")
 
 
 def _teach(environment: Environment) -> None:
@@ -158,8 +192,8 @@ def _pretty(value: Any) -> str:
     return line if len(line) <= 100 else json.dumps(value, ensure_ascii=False, indent=2)
 
 
-def _script_sha256(source: str) -> str:
+def _script_sha256() -> str:
     """Return the hash by which the content security policy knows the page's own script."""
-    script = re.search(r"<script>(.*?)</script>", source, flags=re.DOTALL)
+    script = re.search(r"<script>(.*?)</script>", _source("template.html"), flags=re.DOTALL)
     assert script is not None
     return base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()

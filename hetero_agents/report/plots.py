@@ -151,6 +151,43 @@ def before_after(report: Mapping[str, Any], name: str) -> str:
         return _svg(figure, name)
 
 
+def pareto(rounds: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Return candidates' right answers over the seconds of a call as SVG, and the line of those that no other beats in both.
+
+    Args:
+        rounds: `name`, `round`, `score` and `seconds` of each candidate in each round.
+        name: what tells the plot's ids from another plot's.
+    """
+    with _figure(3.6) as (figure, axes):
+        for entry in rounds:
+            value, low, high = (100 * entry["score"][key] for key in ("score", "low", "high"))
+            colour = COLOURS["specialist" if entry["train_seconds"] else "base"]
+            reach = [[max(0.0, value - low)], [max(0.0, high - value)]]
+            axes.errorbar(
+                [entry["seconds"]], [value], yerr=reach, fmt="o", markersize=7, color=colour, capsize=3, elinewidth=1
+            )
+            label = f"{entry['name']}, {entry['round']}"
+            axes.annotate(
+                label[:LABEL], (entry["seconds"], value), (7, 5), textcoords="offset points", color=INK, fontsize=9
+            )
+        best = [e for e in rounds if not any(_beats(other, e) for other in rounds)]
+        front = sorted((e["seconds"], 100 * e["score"]["score"]) for e in best)
+        axes.plot([x for x, _ in front], [y for _, y in front], color=MUTED, linewidth=1, linestyle="--", zorder=1)
+        axes.set_xlabel("seconds a call")
+        axes.set_ylabel("right answers, % (95 % interval)")
+        axes.yaxis.label.set_color(MUTED)
+        axes.set_xlim(left=0, right=1.6 * max(e["seconds"] for e in rounds) or 1)
+        axes.set_ylim(0, 105)
+        axes.grid(axis="y")
+        return _svg(figure, name)
+
+
+def _beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether one is better in right answers or seconds, and not worse in the other."""
+    mine, theirs = (one["score"]["score"], -one["seconds"]), (other["score"]["score"], -other["seconds"])
+    return mine != theirs and mine[0] >= theirs[0] and mine[1] >= theirs[1]
+
+
 @contextmanager
 def _figure(height: float, rows: int = 1) -> Generator[tuple[Any, ...]]:
     """Give a Figure and its axes, one below the other, in the page's style."""

@@ -25,9 +25,10 @@ from hetero_agents import HeteroError, code_agent, flush, workflow_outcome
 from hetero_agents.bindings import Workspace
 from hetero_agents.contract import compact_json
 from hetero_agents.distill import paired_difference
+from hetero_agents.distill.base import Text, call_text
 from hetero_agents.distill.curate import Dataset, Example, curate
 from hetero_agents.distill.evaluate import predict
-from hetero_agents.distill.train import Job, Text, call_text
+from hetero_agents.distill.train import Job
 from hetero_agents.distill.worker import train_aside
 from hetero_agents.engines import SERVER_SLOTS, Endpoint
 from hetero_agents.engines.adapter import adapter_to_gguf

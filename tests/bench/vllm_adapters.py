@@ -26,8 +26,8 @@ from examples.tool_desk.work import load_items
 from hetero_agents import Slot
 from hetero_agents.bindings import ModelConfig, Workspace
 from hetero_agents.distill import wilson
+from hetero_agents.distill.base import load_base, safetensors_folder
 from hetero_agents.distill.evaluate import read_predictions, same
-from hetero_agents.distill.train import load_base, safetensors_folder
 from hetero_agents.engines import Engines
 from hetero_agents.engines.catalog import find_weights
 from hetero_agents.engines.served import fetch_served

@@ -1,0 +1,138 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportPrivateImportUsage=false
+"""A base in transformers, and calls as the tokens that its engine makes of them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import warnings
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic_ai.messages import ModelMessage, ModelRequest, TextPart, UserPromptPart
+
+from ..contract import Contract
+from ..engines.catalog import Weights, verified_sha256
+from ..engines.served import fetch_served
+from ..errors import DistillError
+from .rows import Sample
+
+Text = tuple[list[dict[str, str]] | str, str]
+"""A call as a chat (`chat_of`), or as the whole prompt where the specialist is baked, and the answer's text."""
+
+
+def load_base(weights: Weights) -> tuple[Any, Any]:
+    """Return (model in fp32, tokenizer) of a base in transformers, read once from the GGUF that is served, kept as safetensors beside it.
+
+    fp32: what is trained beside it is small, and products are taken in bf16 where that is faster.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    gguf = fetch_served(weights)
+    folder = safetensors_folder(gguf)
+    with _quiet_transformers():
+        if not (folder / "config.json").is_file():
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+            # transformers refuses to save what it believes to be quantised; these weights are plain fp32 now.
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            model.hf_quantizer, model.is_quantized = None, False
+            part = folder.with_name(f".{folder.name}.part")
+            model.save_pretrained(part)
+            tokenizer.save_pretrained(part)
+            os.replace(part, folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        return model, load_tokenizer(folder)
+
+
+def safetensors_folder(gguf: Path) -> Path:
+    """Return where `load_base` keeps the base of a GGUF file; another file of that name gets another folder."""
+    return gguf.with_name(f"{gguf.stem}-{verified_sha256(gguf)[:8]}-safetensors")
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer of a saved base, padding on the left."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def call_text(contract: Contract, arguments: Mapping[str, Any], baked: bool) -> list[dict[str, str]] | str:
+    """Return what a specialist is sent for a call: a chat, or the whole prompt where it is baked."""
+    return contract.baked_text(arguments) if baked else chat_of(contract.messages(arguments))
+
+
+def chat_of(messages: Sequence[ModelMessage]) -> list[dict[str, str]]:
+    """Return messages as the chat that an OpenAI-compatible endpoint gets: texts only.
+
+    Raises:
+        DistillError: a message holds something else than text.
+    """
+    chat: list[dict[str, str]] = []
+    last = messages[-1]
+    if isinstance(last, ModelRequest) and last.instructions:
+        chat.append({"role": "system", "content": last.instructions})
+    for message in messages:
+        for part in message.parts:
+            if isinstance(part, UserPromptPart) and isinstance(part.content, str):
+                chat.append({"role": "user", "content": part.content})
+            elif isinstance(part, TextPart):
+                chat.append({"role": "assistant", "content": part.content})
+            else:
+                raise DistillError(f"A call holds a {part.part_kind!r} part; specialists are trained on text only.")
+    return chat
+
+
+def prompt_tokens(tokenizer: Any, call: list[dict[str, str]] | str) -> list[int]:
+    """Return the tokens of a call as the engine makes them: a chat through the base's template, a baked prompt as it is.
+
+    Raises:
+        DistillError: a chat, and the base has no chat template.
+    """
+    if isinstance(call, str):
+        return tokenizer(call).input_ids
+    if tokenizer.chat_template is None:
+        raise DistillError(
+            "The base has no chat template, so nobody can say how it is spoken to; take an instruct model."
+        )
+    prompt = tokenizer.apply_chat_template(call, tokenize=False, add_generation_prompt=True)
+    return tokenizer(prompt, add_special_tokens=False).input_ids
+
+
+def sample_of(tokenizer: Any, weights: Weights, call: list[dict[str, str]] | str, answer: str) -> Sample:
+    """Return a call and its answer as tokens, the end of the turn included."""
+    end = weights.end_of_turn or tokenizer.eos_token
+    return Sample(prompt_tokens(tokenizer, call), tokenizer(answer + end, add_special_tokens=False).input_ids)
+
+
+@contextmanager
+def _quiet_transformers() -> Generator[None]:
+    """Without transformers' progress bars, reports and warnings, which break our own bar, and without a look at the hub."""
+    import transformers
+
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        # The bar of the GGUF reader is tqdm's own and knows no switch.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        transformers.logging.enable_progress_bar()
+        if before is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before

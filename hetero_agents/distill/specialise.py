@@ -1,0 +1,162 @@
+"""Steps S4 and S5 for one base: weights that can be trained and served, and a specialist made from them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ..bindings import ModelConfig, Specialist
+from ..bindings.lock import write_atomically
+from ..contract import Contract, sha256_of
+from ..engines.adapter import CHANGED, adapter_to_gguf, whole_to_gguf
+from ..engines.catalog import Weights, fetch_weights, find_weights, sha256_of_file, verified_sha256
+from ..engines.served import fetch_served
+from ..errors import ConfigError
+from ..slots import App
+from .base import Text, call_text
+from .curate import Dataset, Example, balanced
+from .recipe import Recipe
+from .train import Job, Trained
+from .worker import train_aside
+
+Progress = Callable[[str, int, int], None]
+"""Called with the step's name, what is done and what there is to do."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model of `[models]` that a specialist can stand on."""
+
+    name: str
+    """In `[models]`."""
+    config: ModelConfig
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class Made:
+    """A specialist that nobody has measured yet, in its working folder."""
+
+    specialist: Specialist
+    """Its entry for the lock, without scores; `adapter` is the working folder's."""
+    trained: Trained
+    folder: Path
+
+
+def base_of(app: App, name: str | None) -> Base:
+    """Return a model that a specialist can stand on.
+
+    Args:
+        app: the workspace.
+        name: a name in `[models]`; the slm tier's model where None.
+
+    Raises:
+        ConfigError: it is not one that can be trained and served.
+    """
+    tier = app.workspace.config.tiers.get("slm")
+    if name is None and tier is None:
+        raise ConfigError("No base to train: give [tiers] an slm entry in hetero.toml, or name one with --base.")
+    name = name or (tier.model if tier else "")
+    config = app.workspace.model(name)
+    prefix, _, weights = config.model.partition(":")
+    if prefix == "local":
+        return Base(name, config, find_weights(weights, app.workspace.root))
+    if prefix == "vllm" and config.weights:
+        return Base(name, config, find_weights(config.weights.removeprefix("local:"), app.workspace.root))
+    raise ConfigError(
+        f'{config.model!r} cannot be trained: the base is a local: model, or a vllm: one with weights = "local:..." beside it.'
+    )
+
+
+async def specialise(
+    app: App, contract: Contract, dataset: Dataset, base: Base, recipe: Recipe, progress: Progress
+) -> Made:
+    """Train a base for a slot and convert the result; what an interrupted run finished is not done again.
+
+    Args:
+        app: the workspace.
+        contract: the slot's.
+        dataset: of which `train` teaches, and `select` says when it is enough.
+        base: what to train.
+        recipe: how.
+        progress: called as steps go on.
+
+    Raises:
+        ConfigError: the recipe gives a whole model, which the base's engine cannot serve.
+        DistillError: the training cannot be done.
+    """
+    config, weights = base.config, base.weights
+    if recipe.whole and not config.model.startswith("local:"):
+        raise ConfigError(
+            'A whole model (method = "full", use_dora = true) is served by local: alone; vllm: loads adapters while it runs.'
+        )
+    gguf = await asyncio.to_thread(fetch_weights, weights)
+    base_sha256 = verified_sha256(gguf)
+    # The same training is found again; anything that changes its result starts anew.
+    seen = [[[example.key, example.output] for example in dataset.parts[part]] for part in ("train", "select")]
+    key = sha256_of([seen, recipe.sha256, contract.sha256, config.model, base_sha256])
+    folder = app.workspace.ensure_state_dir() / "distill" / contract.slot / key[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "dataset.json", dataset.to_json().encode())
+    baked = recipe.bake and contract.can_bake
+    trained = await _train(weights, dataset, contract, recipe, baked, folder, progress)
+    adapter = folder / "adapter"
+    weights_file, gguf_file = adapter / "adapter_model.safetensors", adapter / "adapter.gguf"
+    if recipe.whole:
+        weights_file, gguf_file = adapter / CHANGED, adapter / "whole.gguf"
+    if not gguf_file.exists():
+        if recipe.whole:
+            await asyncio.to_thread(whole_to_gguf, weights_file, fetch_served(weights), gguf_file)
+        else:
+            await asyncio.to_thread(adapter_to_gguf, adapter, gguf, gguf_file)
+    specialist = Specialist(
+        slot=contract.slot,
+        base=config.model,
+        base_sha256=base_sha256,
+        adapter=str(adapter.relative_to(app.workspace.root)),
+        adapter_sha256=sha256_of_file(weights_file),
+        gguf_sha256=sha256_of_file(gguf_file),
+        whole=recipe.whole,
+        contract_sha256=contract.sha256,
+        dataset_sha256=dataset.sha256,
+        privacy=app.workspace.config.privacy.model_dump(),
+        recipe=asdict(recipe),
+        examples=trained.examples,
+        train_seconds=round(trained.seconds, 1),
+        teacher=dataset.teacher,
+        scores={},
+        max_tokens=trained.longest_answer + 16,
+        baked=baked,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return Made(specialist, trained, folder)
+
+
+async def _train(
+    weights: Weights,
+    dataset: Dataset,
+    contract: Contract,
+    recipe: Recipe,
+    baked: bool,
+    folder: Path,
+    progress: Progress,
+) -> Trained:
+    note = folder / "trained.json"
+    if note.exists():
+        return Trained.from_json(json.loads(note.read_text()))
+
+    def text_of(example: Example) -> Text:
+        arguments = contract.load(example.input)
+        return call_text(contract, arguments, baked), contract.answer_text(example.output, arguments)
+
+    taught = balanced(dataset.parts["train"]) if recipe.balance else dataset.parts["train"]
+    progress("train", 0, 1)
+    job = Job(weights, list(map(text_of, taught)), recipe, folder, list(map(text_of, dataset.parts["select"])))
+    trained = await train_aside(job, lambda done, total: progress("train", done, total))
+    write_atomically(note, json.dumps(asdict(trained)).encode())
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    return trained
