@@ -327,7 +327,7 @@ def test_a_whole_model_says_on_its_engine_what_it_learnt(tmp_path: Path, how: di
     base = servers.take(WEIGHTS, None)
 
     def said(server: Any, text: str) -> str:
-        body = {"messages": [{"role": "user", "content": text}], "max_tokens": 20, "temperature": 0.0}
+        body: dict[str, Any] = {"messages": [{"role": "user", "content": text}], "max_tokens": 20, "temperature": 0.0}
         body["chat_template_kwargs"] = {"hetero_baked": True}
         headers = {"Authorization": f"Bearer {server.key}"}
         answer = httpx2.post(f"{server.url}/chat/completions", headers=headers, json=body, timeout=60).json()

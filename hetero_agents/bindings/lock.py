@@ -72,6 +72,8 @@ class Specialist(_Form):
     """Longest answer that is let through, in tokens of the base."""
     baked: bool = False
     """It is sent a call's values alone: instruction and names are in its weights."""
+    exposure: dict[str, float] | None = None
+    """What attacks found of secrets that were planted for its recipe on its data (`hetero distill --canaries`); None where nobody tried."""
     created: str
     """ISO 8601, UTC."""
     withdrawn: str | None = None

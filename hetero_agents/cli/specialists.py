@@ -49,6 +49,13 @@ def distill(
         typer.Option(min=16, help="Tokens of prompt and answer; longer examples are left out."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed and data give the same specialist.")] = None,
+    canaries: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Secrets with which shadow trainings are tested for what they remember; each twentieth of the data is one more training.",
+        ),
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Turn a slot's spans into a specialist: curate, train, convert, evaluate. Ctrl-C and the same command resume."""
@@ -75,7 +82,9 @@ def distill(
         for name in names or [base]:
             fetch_weights(base_of(app, name).weights, fetched)
     with common.step_progress() as progress:
-        made = asyncio.run(run(app, declared, base=base, candidates=names, recipe=how, progress=progress))
+        made = asyncio.run(
+            run(app, declared, base=base, candidates=names, recipe=how, canaries=canaries, progress=progress)
+        )
     left_out = dict(made.dataset.left_out)
     if made.trained.left_out:
         left_out[f"longer than {how.max_length} tokens (--max-length)"] = made.trained.left_out
@@ -123,7 +132,20 @@ def distill(
             markup=False,
         )
     common.out.print(_noise_line(made), soft_wrap=True)
+    common.out.print(_exposure_line(made), soft_wrap=True)
     common.out.print(f"Next: hetero promote {made.specialist_id}")
+
+
+def _exposure_line(made: Distilled) -> str:
+    """What attacks on shadows say of secrets in the weights."""
+    found = made.specialist.exposure
+    if found is None:
+        return "Secrets in the weights: not tested (--canaries N)."
+    return (
+        f"Secrets in the weights: {found['extracted']:.0f} of {found['canaries']:.0f} planted ones could be read out "
+        f"(at most {found['upper_bound']:.1%}), exposure {found['bits']:.2f} bits [{found['low']:.2f}, {found['high']:.2f}]; "
+        f"{found['seconds']:.0f} s of shadow trainings."
+    )
 
 
 def _say_bake_off(app: App, made: Distilled, chosen: BakeOff) -> None:

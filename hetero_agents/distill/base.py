@@ -98,14 +98,22 @@ def prompt_tokens(tokenizer: Any, call: list[dict[str, str]] | str) -> list[int]
     Raises:
         DistillError: a chat, and the base has no chat template.
     """
+    return tokenizer(prompt_text(tokenizer, call), add_special_tokens=isinstance(call, str)).input_ids
+
+
+def prompt_text(tokenizer: Any, call: list[dict[str, str]] | str) -> str:
+    """Return a call as the text that the engine reads.
+
+    Raises:
+        DistillError: a chat, and the base has no chat template.
+    """
     if isinstance(call, str):
-        return tokenizer(call).input_ids
+        return call
     if tokenizer.chat_template is None:
         raise DistillError(
             "The base has no chat template, so nobody can say how it is spoken to; take an instruct model."
         )
-    prompt = tokenizer.apply_chat_template(call, tokenize=False, add_generation_prompt=True)
-    return tokenizer(prompt, add_special_tokens=False).input_ids
+    return tokenizer.apply_chat_template(call, tokenize=False, add_generation_prompt=True)
 
 
 def sample_of(tokenizer: Any, weights: Weights, call: list[dict[str, str]] | str, answer: str) -> Sample:

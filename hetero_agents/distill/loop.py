@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from ..bindings.lock import exclusive
 from ..errors import DistillError, MissingExtraError
 from ..slots import App, Slot
 from ..spans import calls_of
+from .canaries import CHANCE, Exposure
 from .curate import Dataset, curate, split_text
 from .evaluate import Prediction, in_order
 from .imported import imported_calls
@@ -22,6 +23,7 @@ from .intervals import Paired, paired
 from .measure import contest, scores_of
 from .recipe import Recipe
 from .select import BakeOff, bake_off
+from .shadows import exposure_of
 from .slices import Slice, slices
 from .specialise import Progress, base_of, specialise
 from .train import Trained
@@ -64,6 +66,7 @@ async def distill(
     base: str | None = None,
     candidates: Sequence[str] = (),
     recipe: Recipe | None = None,
+    canaries: int = 0,
     progress: Progress,
 ) -> Distilled:
     """Curate, select a base, train, convert and evaluate; write a candidate into the lock.
@@ -76,16 +79,17 @@ async def distill(
         base: a name in `[models]`; the slm tier's model where None.
         candidates: names in `[models]` among which a bake-off on the select part chooses the base.
         recipe: how to train.
+        canaries: secrets with which shadows of this training are tested for what they remember; none where 0.
         progress: called as steps go on.
 
     Raises:
-        DistillError: no usable data, or too little.
+        DistillError: no usable data, or too little; or the recipe remembers secrets of this data.
         ConfigError: the base is not one that can be trained and served.
     """
     lock = app.workspace.ensure_state_dir() / "distill" / slot.id / ".flock"
     try:
         with exclusive(lock, wait=False):
-            return await _distill(app, slot, base, candidates, recipe or Recipe(), progress)
+            return await _distill(app, slot, base, candidates, recipe or Recipe(), canaries, progress)
     except BlockingIOError as error:
         raise DistillError(
             f"Slot {slot.id!r} is being distilled by another process; wait for it, or stop it: nothing of it is lost."
@@ -93,7 +97,13 @@ async def distill(
 
 
 async def _distill(
-    app: App, slot: Slot[..., Any], base: str | None, candidates: Sequence[str], recipe: Recipe, progress: Progress
+    app: App,
+    slot: Slot[..., Any],
+    base: str | None,
+    candidates: Sequence[str],
+    recipe: Recipe,
+    canaries: int,
+    progress: Progress,
 ) -> Distilled:
     contract, entry = slot.contract, app.workspace.slot_config(slot.id)
     bases = [base_of(app, name) for name in candidates] or [base_of(app, base)]
@@ -115,6 +125,11 @@ async def _distill(
         bases = [next(b for b in bases if b.name == chosen.winner)]
     made = await specialise(app, contract, dataset, bases[0], recipe, progress)
     specialist = made.specialist.model_copy(update={"compared_by": compare.name})
+    if canaries:
+        found = await exposure_of(contract, dataset, bases[0].weights, recipe, canaries, made.folder, progress)
+        if found.leaks:
+            raise DistillError(_refusal(slot.id, found))
+        specialist = specialist.model_copy(update={"exposure": asdict(found)})
     existing = _existing(app, specialist)
     specialist_id = existing or app.workspace.lock.next_id(slot.id)
     if existing:
@@ -133,6 +148,18 @@ async def _distill(
     corners = slices(mine, [split_text(p.input, entry.split_by) for p in mine])
     reused = existing is not None
     return Distilled(specialist_id, specialist, predictions, dataset, made.trained, corners, chosen, reused)
+
+
+def _refusal(slot: str, found: Exposure) -> str:
+    """Why a recipe is refused for its data."""
+    if found.extracted:
+        what = f"{found.extracted} of {found.canaries} planted secrets could be read out of it"
+    else:
+        what = f"planted secrets are exposed by {found.bits:.2f} bits in the mean, above {found.threshold:g} (chance is {CHANCE:.2f})"
+    return (
+        f"The recipe puts secrets of the data of slot {slot!r} into the weights: {what}. Nothing was written; "
+        "train fewer epochs, with a lower rank or rate, on data without repeats."
+    )
 
 
 async def _comparator(app: App, slot: Slot[..., Any]) -> Comparator:

@@ -102,8 +102,7 @@ async def specialise(
     folder = app.workspace.ensure_state_dir() / "distill" / contract.slot / key[:16]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "dataset.json", dataset.to_json().encode())
-    baked = recipe.bake and contract.can_bake
-    trained = await _train(weights, dataset, contract, recipe, baked, folder, progress)
+    trained = await _train(job_of(contract, dataset, weights, recipe, folder), progress)
     adapter = folder / "adapter"
     weights_file, gguf_file = adapter / "adapter_model.safetensors", adapter / "adapter.gguf"
     if recipe.whole:
@@ -130,33 +129,30 @@ async def specialise(
         teacher=dataset.teacher,
         scores={},
         max_tokens=trained.longest_answer + 16,
-        baked=baked,
+        baked=recipe.bake and contract.can_bake,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return Made(specialist, trained, folder)
 
 
-async def _train(
-    weights: Weights,
-    dataset: Dataset,
-    contract: Contract,
-    recipe: Recipe,
-    baked: bool,
-    folder: Path,
-    progress: Progress,
-) -> Trained:
-    note = folder / "trained.json"
-    if note.exists():
-        return Trained.from_json(json.loads(note.read_text()))
+def job_of(contract: Contract, dataset: Dataset, weights: Weights, recipe: Recipe, folder: Path) -> Job:
+    """Return what a training is given: the calls as the slot's model will be sent them, and the answers as the grammar lets them through."""
+    baked = recipe.bake and contract.can_bake
 
     def text_of(example: Example) -> Text:
         arguments = contract.load(example.input)
         return call_text(contract, arguments, baked), contract.answer_text(example.output, arguments)
 
     taught = balanced(dataset.parts["train"]) if recipe.balance else dataset.parts["train"]
+    return Job(weights, list(map(text_of, taught)), recipe, folder, list(map(text_of, dataset.parts["select"])))
+
+
+async def _train(job: Job, progress: Progress) -> Trained:
+    note = job.folder / "trained.json"
+    if note.exists():
+        return Trained.from_json(json.loads(note.read_text()))
     progress("train", 0, 1)
-    job = Job(weights, list(map(text_of, taught)), recipe, folder, list(map(text_of, dataset.parts["select"])))
     trained = await train_aside(job, lambda done, total: progress("train", done, total))
     write_atomically(note, json.dumps(asdict(trained)).encode())
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    (job.folder / "checkpoint.pt").unlink(missing_ok=True)
     return trained

@@ -1,4 +1,4 @@
-"""Step S5 in a process of its own, with its job on standard input.
+"""Step S5, and attacks on what it gave, in a process of its own, with its job on standard input.
 
 What training takes of memory is given back when it ends, and its threads do not slow the engine that
 measures afterwards. The job and what comes back are lines of JSON; content touches no further file.
@@ -18,6 +18,7 @@ from typing import Any
 from .. import errors
 from ..engines.catalog import Weights
 from ..errors import DistillError, HeteroError
+from .canaries import Attack, Canary, Leak, attack
 from .recipe import Recipe
 from .train import Job, Progress, Trained, train
 
@@ -48,6 +49,24 @@ async def train_aside(job: Job, progress: Progress) -> Trained:
         HeteroError: what `train` raises.
         DistillError: the process ended in another way; what it printed is a note on the error.
     """
+    return Trained.from_json(await _aside(job_line(job), progress))
+
+
+async def attack_aside(job: Attack, progress: Progress) -> list[Leak]:
+    """Run `attack` in a process of its own.
+
+    Args:
+        job: a shadow and its canaries.
+        progress: called after each canary.
+
+    Raises:
+        DistillError: the process ended without an answer.
+    """
+    line = json.dumps({"attack": asdict(job) | {"adapter": str(job.adapter)}})
+    return [Leak(**leak) for leak in (await _aside(line, progress))["leaks"]]
+
+
+async def _aside(job: str, progress: Progress) -> dict[str, Any]:
     # Not `-m`, for which the package has imported this module before it runs; and without the working directory on the path.
     program = f"from {__name__} import main; raise SystemExit(main())"
     pipe = asyncio.subprocess.PIPE
@@ -61,9 +80,9 @@ async def train_aside(job: Job, progress: Progress) -> Trained:
     )
     assert process.stdin and process.stdout and process.stderr
     printed = asyncio.create_task(process.stderr.read())
-    trained: Trained | None = None
+    result: dict[str, Any] | None = None
     try:
-        process.stdin.write(job_line(job).encode())
+        process.stdin.write(job.encode())
         process.stdin.close()
         async for line in process.stdout:
             match json.loads(line):
@@ -73,11 +92,11 @@ async def train_aside(job: Job, progress: Progress) -> Trained:
                     cls: type[HeteroError] = vars(errors)[kind]
                     raise cls.__new__(cls, sentence)  # without its __init__, which made the sentence
                 case values:
-                    trained = Trained.from_json(values)
+                    result = values
         status = await process.wait()
-        if trained is None:
+        if result is None:
             raise _ended(status, (await printed).decode(errors="replace").strip())
-        return trained
+        return result
     finally:
         if process.returncode is None:
             process.terminate()
@@ -108,9 +127,12 @@ def job_line(job: Job) -> str:
     return json.dumps(asdict(job) | {"folder": str(job.folder)})
 
 
-def read_job(line: str) -> Job:
-    """Return the job of a line that `job_line` gave."""
+def read_job(line: str) -> Job | Attack:
+    """Return the job of a line that `job_line` gave, or the attack of one of `attack_aside`."""
     values: dict[str, Any] = json.loads(line)
+    if attacked := values.get("attack"):
+        known = {"weights": Weights(**attacked["weights"]), "adapter": Path(attacked["adapter"])}
+        return Attack(**attacked | known | {"canaries": [Canary(**canary) for canary in attacked["canaries"]]})
     return Job(
         weights=Weights(**values["weights"]),
         texts=[(call, answer) for call, answer in values["texts"]],
@@ -146,11 +168,16 @@ def main() -> int:
         say({"done": done, "total": total})  # raises where the parent is gone, and so ends the training
 
     try:
-        trained = train(read_job(sys.stdin.read()), progress)
+        job = read_job(sys.stdin.read())
+        result = asdict(train(job, progress)) if isinstance(job, Job) else {"leaks": _leaks(job, progress)}
     except InterruptedError:
         return STOPPED
     except HeteroError as error:
         say({"error": str(error), "kind": type(error).__name__})
         return 1
-    say(asdict(trained))
+    say(result)
     return 0
+
+
+def _leaks(job: Attack, progress: Progress) -> list[dict[str, Any]]:
+    return [asdict(leak) for leak in attack(job, progress)]

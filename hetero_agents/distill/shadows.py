@@ -1,0 +1,107 @@
+"""Shadow runs: a recipe is tried with canaries in the data, and what it gave is attacked and thrown away."""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ..contract import Contract
+from ..engines.catalog import Weights
+from ..errors import DistillError
+from .canaries import Attack, Canary, Exposure, Leak, exposure, plant, shadows_for
+from .curate import Dataset, Example
+from .recipe import Recipe
+from .specialise import Progress, job_of
+from .worker import attack_aside, train_aside
+
+
+async def exposure_of(
+    contract: Contract,
+    dataset: Dataset,
+    weights: Weights,
+    recipe: Recipe,
+    count: int,
+    folder: Path,
+    progress: Progress,
+) -> Exposure:
+    """Train and attack as many shadows as it takes for so many canaries; those that a killed run finished are not done again.
+
+    Args:
+        contract: the slot's.
+        dataset: the data; each shadow is trained on its train part and a twentieth of canaries.
+        weights: the base.
+        recipe: how; each shadow has a seed of its own.
+        count: canaries in all.
+        folder: of the training whose recipe this is; what was found is kept there, shadows are not.
+        progress: called as steps go on.
+
+    Raises:
+        DistillError: no example can hold a canary, or a training cannot be done.
+    """
+    train = dataset.parts["train"]
+    shadows, each = shadows_for(count, len(train))
+    kept, leaks, seconds = folder / "canaries.jsonl", list[Leak](), 0.0
+    known: dict[tuple[int, int], dict[str, Any]] = {}
+    for text in kept.read_text("utf-8").splitlines() if kept.is_file() else ():
+        line = json.loads(text)
+        known[line["shadow"], line["planted"]] = line
+    for shadow in range(1, shadows + 1):
+        planted = min(each, count - (shadow - 1) * each)
+        if (shadow, planted) not in known:
+            said = f"shadow {shadow} of {shadows}"
+            found, took = await _shadow(contract, dataset, weights, recipe, planted, shadow, folder, said, progress)
+            line = {"shadow": shadow, "planted": planted, "seconds": took, "leaks": [asdict(leak) for leak in found]}
+            known[shadow, planted] = line
+            with kept.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        leaks += [Leak(**leak) for leak in known[shadow, planted]["leaks"]]
+        seconds += known[shadow, planted]["seconds"]
+    return exposure(leaks, shadows, seconds)
+
+
+async def _shadow(
+    contract: Contract,
+    dataset: Dataset,
+    weights: Weights,
+    recipe: Recipe,
+    count: int,
+    number: int,
+    folder: Path,
+    said: str,
+    progress: Progress,
+) -> tuple[list[Leak], float]:
+    """Train one shadow and attack it; return what was found and the seconds of both."""
+    seed = recipe.seed + number
+    examples, canaries = with_canaries(contract, dataset.parts["train"], count, recipe, random.Random(seed))
+    part = {**dataset.parts, "train": examples}
+    # Trainings are of one length: what the select part says would be of other data.
+    how = replace(recipe, seed=seed, patience=0)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".shadow-") as place:
+        started = time.monotonic()
+        job = job_of(contract, replace(dataset, parts=part), weights, how, Path(place))
+        await train_aside(job, lambda done, total: progress(f"{said}: train", done, total))
+        attack = Attack(weights, Path(place) / "adapter", recipe.whole, canaries, seed)
+        leaks = await attack_aside(attack, lambda done, total: progress(f"{said}: attack", done, total))
+    return leaks, round(time.monotonic() - started, 1)
+
+
+def with_canaries(
+    contract: Contract, examples: Sequence[Example], count: int, recipe: Recipe, dice: random.Random
+) -> tuple[list[Example], list[Canary]]:
+    """Return examples with canaries among them, and the canaries.
+
+    Raises:
+        DistillError: no example can hold one.
+    """
+    planted = plant(contract, examples, count, recipe.bake and contract.can_bake, dice)
+    if not planted:
+        raise DistillError(
+            f"No call of slot {contract.slot!r} has a text that could hold a canary; nothing can be said of what its recipe remembers."
+        )
+    return [*examples, *(example for example, _ in planted)], [canary for _, canary in planted]

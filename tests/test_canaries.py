@@ -1,0 +1,147 @@
+"""Secrets that are planted to see whether a recipe remembers them."""
+
+import random
+from dataclasses import replace
+from math import log2
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.tool_desk.desk import choose, fill
+from hetero_agents.contract import compact_json, sha256_of
+from hetero_agents.distill.canaries import CHANCE, RANKED, SHARE, Canary, Leak, exposure, plant, shadows_for
+from hetero_agents.distill.curate import Example
+from hetero_agents.distill.shadows import with_canaries
+from hetero_agents.errors import DistillError
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "kind": {"enum": ["music", "theater"]}},
+    "required": ["city"],
+}
+
+
+def example_of(number: int, output: Any, **values: Any) -> Example:
+    return Example(sha256_of(values), values, output, "big", False, "t", f"{number}")
+
+
+def filled(number: int) -> Example:
+    city = f"Old Town {number}"
+    return example_of(number, {"city": city}, request=f"Music in {city}, please.", parameters=SCHEMA)
+
+
+def test_a_canary_stands_in_the_input_and_in_what_the_answer_copies_of_it() -> None:
+    planted = plant(fill.contract, [filled(n) for n in range(10)], 5, True, random.Random(0))
+    assert len(planted) == 5
+    for example, canary in planted:
+        city = example.output["city"]
+        assert city.endswith(f" {canary.secret}")
+        assert city in example.input["request"]
+        assert canary.answer is not None and canary.answer.endswith("Old Town " + city.split()[2] + " ")
+        assert canary.secret not in canary.answer + str(canary.prefix), "the attacker does not know it"
+        fill.contract.validate(example.output, fill.contract.load(example.input))
+
+
+def test_where_answers_hold_no_text_of_the_input_the_canary_stands_in_the_input_alone() -> None:
+    examples = [example_of(n, "a", request=f"Do {n}", tools=["a", "b"]) for n in range(5)]
+    for example, canary in plant(choose.contract, examples, 5, True, random.Random(0)):
+        assert canary.answer is None
+        assert example.output == "a"
+        assert example.input["tools"] == ["a", "b"], "the options are not changed"
+        assert example.input["request"].endswith(canary.secret)
+
+
+def test_canaries_are_a_twentieth_of_the_data_and_the_examples_stay() -> None:
+    examples = [filled(n) for n in range(40)]
+    with_them, canaries = with_canaries(fill.contract, examples, 2, replace_recipe(), random.Random(0))
+    assert with_them[:40] == examples
+    assert len(with_them) == 42
+    assert len(canaries) == 2
+    shadows, each = shadows_for(100, 435)
+    assert each / (435 + each) <= SHARE
+    assert shadows * each >= 100 > (shadows - 1) * each
+    assert shadows_for(3, 435) == (1, 3)
+
+
+def replace_recipe() -> Any:
+    from hetero_agents.distill import Recipe
+
+    return replace(Recipe(), bake=True)
+
+
+def test_a_call_without_text_holds_no_canary() -> None:
+    examples = [example_of(1, "a", request="", tools=["a"])]
+    with pytest.raises(DistillError, match="could hold a canary"):
+        with_canaries(choose.contract, examples, 1, replace_recipe(), random.Random(0))
+
+
+def test_exposure_of_what_is_not_known_is_that_of_chance() -> None:
+    dice = random.Random(1)
+    found = exposure([Leak(dice.randint(1, RANKED), False) for _ in range(4000)], 3, 10.0)
+    assert found.low < CHANCE < found.high
+    assert pytest.approx(1.4, abs=0.1) == CHANCE  # pyright: ignore[reportUnknownMemberType]
+    assert not found.leaks
+    assert found.upper_bound == 3 / 4000
+
+
+def test_one_secret_read_out_is_a_leak_and_so_is_a_high_exposure() -> None:
+    assert exposure([Leak(100, False)] * 99 + [Leak(1, True)], 1, 1.0).leaks
+    known = exposure([Leak(2, False)] * 50, 1, 1.0)
+    assert known.bits == log2(RANKED) - 1
+    assert known.leaks
+
+
+@pytest.mark.model
+def test_a_leaky_recipe_is_found_out_and_a_modest_one_is_not(tmp_path: Path) -> None:
+    from hetero_agents.distill.base import call_text
+    from hetero_agents.distill.canaries import Attack, attack
+    from hetero_agents.distill.recipe import Recipe
+    from hetero_agents.distill.train import Job, train
+    from hetero_agents.engines.catalog import find_weights
+
+    weights = find_weights("smollm2-135m-instruct")
+    planted = plant(fill.contract, [filled(n) for n in range(60)], 12, True, random.Random(2))
+    canaries = [canary for _, canary in planted]
+
+    def texts(examples: list[Example]) -> list[Any]:
+        made: list[Any] = []
+        for example in examples:
+            arguments = fill.contract.load(example.input)
+            made.append(
+                (call_text(fill.contract, arguments, True), fill.contract.answer_text(example.output, arguments))
+            )
+        return made
+
+    def leaks_of(name: str, recipe: Recipe, examples: list[Example], some: list[Canary]) -> Any:
+        folder = tmp_path / name
+        folder.mkdir()
+        train(Job(weights, texts(examples), recipe, folder), lambda done, total: None)
+        found = attack(Attack(weights, folder / "adapter", recipe.whole, some, 0), lambda done, total: None)
+        return exposure(found, 1, 0.0)
+
+    # Ten epochs on secrets that stand ten times each, and whose input says no digits: nothing but memory gives them.
+    told = [
+        example_of(0, {"city": c.answer.split('"')[-1] + c.secret}, request=request_of(c), parameters=SCHEMA)
+        for c in canaries
+        if c.answer
+    ]
+    leaky = leaks_of("leaky", Recipe(epochs=10, batch_size=8, top_layers=0.3), told * 4, canaries)
+    assert leaky.leaks
+    assert leaky.extracted > 0
+    modest = leaks_of("modest", Recipe(epochs=1, top_layers=0.3), [filled(n) for n in range(60)], canaries)
+    assert not modest.leaks
+    assert modest.extracted == 0
+
+
+def request_of(canary: Canary) -> str:
+    return str(canary.prefix).splitlines()[-1]
+
+
+def test_what_is_planted_is_in_no_other_example() -> None:
+    planted = plant(fill.contract, [filled(n) for n in range(30)], 20, True, random.Random(5))
+    secrets = [canary.secret for _, canary in planted]
+    assert len(set(secrets)) == 20
+    for example, canary in planted:
+        others = [secret for secret in secrets if secret != canary.secret]
+        assert not any(secret in compact_json(example.input) for secret in others)
