@@ -101,7 +101,7 @@ def test_a_leaky_recipe_is_found_out_and_a_modest_one_is_not(tmp_path: Path) -> 
     from hetero_agents.engines.catalog import find_weights
 
     weights = find_weights("smollm2-135m-instruct")
-    planted = plant(fill.contract, [filled(n) for n in range(60)], 12, True, random.Random(2))
+    planted = plant(fill.contract, [filled(n) for n in range(60)], 5, True, random.Random(2))
     canaries = [canary for _, canary in planted]
 
     def texts(examples: list[Example]) -> list[Any]:
@@ -126,10 +126,10 @@ def test_a_leaky_recipe_is_found_out_and_a_modest_one_is_not(tmp_path: Path) -> 
         for c in canaries
         if c.answer
     ]
-    leaky = leaks_of("leaky", Recipe(epochs=10, batch_size=8, top_layers=0.3), told * 4, canaries)
+    leaky = leaks_of("leaky", Recipe(epochs=10, batch_size=8, top_layers=0.3), told * 6, canaries)
     assert leaky.leaks
     assert leaky.extracted > 0
-    modest = leaks_of("modest", Recipe(epochs=1, top_layers=0.3), [filled(n) for n in range(60)], canaries)
+    modest = leaks_of("modest", Recipe(epochs=1, top_layers=0.3), [filled(n) for n in range(60)], canaries[:3])
     assert not modest.leaks
     assert modest.extracted == 0
 

@@ -1,0 +1,1 @@
+"""Our training beside TRL's: `python -m tests.bench.sft_speed.run`."""
