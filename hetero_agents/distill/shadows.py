@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -44,6 +45,8 @@ async def exposure_of(
     Raises:
         DistillError: no example can hold a canary, or a training cannot be done.
     """
+    for left in folder.glob(".shadow-*"):  # of a run that was killed
+        shutil.rmtree(left)
     train = dataset.parts["train"]
     shadows, each = shadows_for(count, len(train))
     kept, leaks, seconds = folder / "canaries.jsonl", list[Leak](), 0.0

@@ -11,9 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 import transformers
 from datasets import Dataset, disable_progress_bars
+from datasets.table import InMemoryTable
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
@@ -57,7 +59,14 @@ def main() -> None:
         layers_to_transform=recipe["layers"],
         task_type="CAUSAL_LM",
     )
-    data = Dataset.from_list([{"prompt": prompt, "completion": completion} for prompt, completion in job["texts"]])
+    # As tokens, which SFTTrainer takes as they are: both trainings see the same ones.
+    lines = []
+    for prompt, completion in job["texts"]:
+        asked, answered = (tokenizer(t, add_special_tokens=False).input_ids for t in (prompt, completion))
+        if len(asked) + len(answered) <= recipe["max_length"]:
+            lines.append({"input_ids": asked + answered, "completion_mask": [0] * len(asked) + [1] * len(answered)})
+    table = InMemoryTable(pa.Table.from_pylist(lines))
+    data = Dataset(table, fingerprint="sft")  # its own would be a hash that not every pyarrow lets it take
     trainer = SFTTrainer(
         model=model, args=arguments, train_dataset=data, processing_class=tokenizer, peft_config=adapter
     )
