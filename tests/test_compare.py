@@ -14,9 +14,9 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from hetero_agents import slot
 from hetero_agents.bindings.config import SlotConfig
-from hetero_agents.contract import Contract, Sha256, sha256_of
+from hetero_agents.contract import Contract, Sha256, SlotId, sha256_of
 from hetero_agents.distill.compare import Comparator, comparator
-from hetero_agents.distill.evaluate import Prediction, score
+from hetero_agents.distill.evaluate import Prediction, grounded, score
 from hetero_agents.distill.intervals import mean_score, paired, wilson
 from hetero_agents.distill.slices import slices, topics
 from hetero_agents.errors import ConfigError, DistillError, SlotDefinitionError
@@ -208,6 +208,20 @@ def test_a_weak_corner_is_found() -> None:
     assert {s.kind for s in weak} >= {"answer", "topic"}
     assert any("parcel" in s.name and s.score.score == 0 for s in weak)
     assert score(made).score == 0.75
+
+
+def test_what_is_copied_from_the_input_is_counted_where_the_truth_copies() -> None:
+    contract = Contract(order, SlotId("order"), None)
+    true = {"item": "pen", "price": 2.0, "tags": ["new", "gift"]}
+    made = [
+        predicted({**true, "item": "pencil"}, true, message="A pen, please."),  # invented
+        predicted({**true, "item": "A pen"}, true, message="A pen, please. "),  # another cut, but copied
+        predicted(
+            {**true, "item": "box"}, {**true, "item": "case"}, message="A pen, please!"
+        ),  # the truth copies nothing
+        predicted(None, true, message="A pen.", valid=False),
+    ]
+    assert grounded(contract, made) == wilson(1, 2)
 
 
 def test_texts_without_words_are_one_topic() -> None:

@@ -128,6 +128,7 @@ async def _study(app: App, sentences: Sequence[Sentence]) -> dict[str, Any]:
             if name not in ("specialist", "teacher")
         },
         "names_anyone": {name: score.model_dump() for name, score in anyone.specialist.scores.items()},
+        "grounded": listed.grounded.model_dump(),
         "verified_by_names_anyone": {
             "kept": len(kept),
             "of": len(test),

@@ -97,6 +97,7 @@ def slot_report(
         "plain_code_all": {model: share(right) for model, right in plain.items()},
         "specialist": share(specialist),
         "valid": share([line["valid"] for line in lines if line["phase"] == "specialist"]),
+        "grounded": made.grounded.model_dump(),
         "differences": {rival: _difference(specialist, right) if right else None for rival, right in rivals.items()},
         "examples_trained": made.trained.examples,
         "train_seconds": made.trained.seconds,

@@ -98,6 +98,7 @@ def distill(
                 "bake_off": made.bake_off and asdict(made.bake_off),
                 "differences": {name: asdict(difference) for name, difference in made.differences.items()},
                 "slices": [{**asdict(s), "score": s.score.model_dump()} for s in made.slices],
+                "grounded": made.grounded.model_dump(),
                 "asked_again": made.dataset.asked_again,
                 "answered_otherwise": made.dataset.answered_otherwise,
                 **made.specialist.model_dump(mode="json"),
@@ -128,6 +129,12 @@ def distill(
     if weak := [s for s in made.slices if s.weak]:
         common.out.print(
             "Weak corners: " + "; ".join(f"{s.kind} {s.name}: {common.score_text(s.score)}" for s in weak),
+            soft_wrap=True,
+            markup=False,
+        )
+    if (copied := made.grounded).n:
+        common.out.print(
+            f"Texts that are to be copied from the input and are: {common.score_text(copied)}",
             soft_wrap=True,
             markup=False,
         )

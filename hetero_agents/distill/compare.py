@@ -24,7 +24,7 @@ from ..bindings import Score
 from ..bindings.config import SlotConfig
 from ..contract import Contract, compact_json, ordered, sha256_of
 from ..errors import ConfigError, DistillError
-from .evaluate import Prediction
+from .evaluate import Prediction, leaves
 from .intervals import wilson
 
 JUDGED_PAIRS = 20
@@ -75,7 +75,7 @@ class FieldF1(Evaluator[Any, Any, Any]):
 
     def evaluate(self, ctx: EvaluatorContext[Any, Any, Any]) -> float:
         """Return 2 * common / (fields of the answer + fields of the truth); 1.0 where neither has any."""
-        given, true = Counter(_fields(ctx.output, "")), Counter(_fields(ctx.expected_output, ""))
+        given, true = Counter(_fields(ctx.output)), Counter(_fields(ctx.expected_output))
         count = given.total() + true.total()
         return 2 * (given & true).total() / count if count else 1.0
 
@@ -249,9 +249,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _fields(value: Any, path: str) -> list[tuple[str, str]]:
-    if isinstance(value, dict):
-        return [leaf for key, item in cast(dict[str, Any], value).items() for leaf in _fields(item, f"{path}.{key}")]
-    if isinstance(value, list):
-        return [leaf for item in cast(list[Any], value) for leaf in _fields(item, f"{path}[]")]
-    return [(path, compact_json(float(value) if _is_number(value) else value))]
+def _fields(value: Any) -> list[tuple[str, str]]:
+    """Each leaf as its path and its value as JSON; 1 and 1.0 are one value."""
+    return [(path, compact_json(float(leaf) if _is_number(leaf) else leaf)) for path, leaf in leaves(value)]

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
@@ -23,7 +23,7 @@ from ..contract import Contract, Sha256, compact_json
 from ..engines import Endpoint
 from ..routing import BadAnswer, attempt
 from .curate import Example
-from .intervals import mean_score
+from .intervals import mean_score, wilson
 
 FIVE = 5
 
@@ -59,6 +59,40 @@ def same(output: Any, target: Any) -> bool:
 def score(predictions: Sequence[Prediction]) -> Score:
     """Return the mean of how right compared answers are, with its 95 % interval."""
     return mean_score([p.value or 0.0 for p in predictions])
+
+
+def leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
+    """Return a JSON value's leaves with their paths; an item of a list has the list's path and `[]`."""
+    if isinstance(value, dict):
+        return [leaf for key, item in cast(dict[str, Any], value).items() for leaf in leaves(item, f"{path}.{key}")]
+    if isinstance(value, list):
+        return [leaf for item in cast(list[Any], value) for leaf in leaves(item, f"{path}[]")]
+    return [(path, value)]
+
+
+def grounded(contract: Contract, predictions: Sequence[Prediction]) -> Score:
+    """Return the share of texts in answers that stand in the input, where the truth's stand there too: copied, not invented.
+
+    Counted are the texts of valid answers at places (paths) at which all texts of the truth are copied from the input. What
+    `OneOf` or `Fits` names is no input here.
+    """
+    constraint = contract.constraint.parameter if contract.constraint else None
+    copied = counted = 0
+    for p in predictions:
+        if not p.valid:
+            continue
+        asked = "\n".join(
+            leaf for name, v in p.input.items() if name != constraint for _, leaf in leaves(v) if isinstance(leaf, str)
+        )
+        truths: dict[str, list[str]] = {}
+        for path, leaf in leaves(p.target):
+            if isinstance(leaf, str) and leaf:
+                truths.setdefault(path, []).append(leaf)
+        for path, leaf in leaves(p.output):
+            if isinstance(leaf, str) and path in truths and all(true in asked for true in truths[path]):
+                counted += 1
+                copied += leaf in asked
+    return wilson(copied, counted)
 
 
 async def predict(

@@ -10,14 +10,14 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..bindings import Specialist, SpecialistId
+from ..bindings import Score, Specialist, SpecialistId
 from ..bindings.lock import exclusive
 from ..errors import DistillError, MissingExtraError
 from ..slots import App, Slot
 from ..spans import calls_of
 from .canaries import CHANCE, Exposure
 from .curate import Dataset, curate, split_text
-from .evaluate import Prediction, in_order
+from .evaluate import Prediction, grounded, in_order
 from .imported import imported_calls
 from .intervals import Paired, paired
 from .measure import contest, scores_of
@@ -44,6 +44,8 @@ class Distilled:
     trained: Trained
     slices: list[Slice]
     """The specialist's scores on parts of the test part."""
+    grounded: Score
+    """The specialist's texts that are copied from the input, where the truth's are."""
     bake_off: BakeOff | None
     """How the base was chosen, where there was a choice."""
     reused: bool
@@ -146,8 +148,8 @@ async def _distill(
         app.workspace.add_specialist(specialist_id, specialist)
     mine = [p for p in predictions if p.phase == "specialist"]
     corners = slices(mine, [split_text(p.input, entry.split_by) for p in mine])
-    reused = existing is not None
-    return Distilled(specialist_id, specialist, predictions, dataset, made.trained, corners, chosen, reused)
+    copied, reused = grounded(contract, mine), existing is not None
+    return Distilled(specialist_id, specialist, predictions, dataset, made.trained, corners, copied, chosen, reused)
 
 
 def _refusal(slot: str, found: Exposure) -> str:

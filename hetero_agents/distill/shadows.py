@@ -45,8 +45,7 @@ async def exposure_of(
     Raises:
         DistillError: no example can hold a canary, or a training cannot be done.
     """
-    for left in folder.glob(".shadow-*"):  # of a run that was killed
-        shutil.rmtree(left)
+    _clear(folder)
     train = dataset.parts["train"]
     shadows, each = shadows_for(count, len(train))
     kept, leaks, seconds = folder / "canaries.jsonl", list[Leak](), 0.0
@@ -66,6 +65,12 @@ async def exposure_of(
         leaks += [Leak(**leak) for leak in known[shadow, planted]["leaks"]]
         seconds += known[shadow, planted]["seconds"]
     return exposure(leaks, shadows, seconds)
+
+
+def _clear(folder: Path) -> None:
+    """Delete what a run that was killed left of its shadows."""
+    for left in folder.glob(".shadow-*"):
+        shutil.rmtree(left)
 
 
 async def _shadow(
