@@ -44,11 +44,12 @@ def test_a_canary_stands_in_the_input_and_in_what_the_answer_copies_of_it() -> N
 
 
 def test_where_answers_hold_no_text_of_the_input_the_canary_stands_in_the_input_alone() -> None:
-    examples = [example_of(n, "a", request=f"Do {n}", tools=["a", "b"]) for n in range(5)]
+    tools = ["find_movies", "play_song"]
+    examples = [example_of(n, "find_movies", request=f"find_movies for {n}", tools=tools) for n in range(5)]
     for example, canary in plant(choose.contract, examples, 5, True, random.Random(0)):
         assert canary.answer is None
-        assert example.output == "a"
-        assert example.input["tools"] == ["a", "b"], "the options are not changed"
+        assert example.output == "find_movies"
+        assert example.input["tools"] == tools, "the options are not changed"
         assert example.input["request"].endswith(canary.secret)
 
 
@@ -129,7 +130,8 @@ def test_a_leaky_recipe_is_found_out_and_a_modest_one_is_not(tmp_path: Path) -> 
     leaky = leaks_of("leaky", Recipe(epochs=10, batch_size=8, top_layers=0.3), told * 6, canaries)
     assert leaky.leaks
     assert leaky.extracted > 0
-    modest = leaks_of("modest", Recipe(epochs=1, top_layers=0.3), [filled(n) for n in range(60)], canaries[:3])
+    with_them = [filled(n) for n in range(60)] + [example for example, _ in planted[:3]]
+    modest = leaks_of("modest", Recipe(epochs=1, top_layers=0.3), with_them, canaries[:3])
     assert not modest.leaks
     assert modest.extracted == 0
 

@@ -78,6 +78,7 @@ TRUE = {"item": "pen", "price": 2.0, "tags": ["a", "b"]}
         ({"tolerance": 0.01}, {**TRUE, "price": 2.001}, 1.0),
         ({"tolerance": 0.01}, {**TRUE, "price": 2.1}, 0.0),
         ({}, {**TRUE, "tags": ["b", "a"]}, 0.0),
+        ({}, {**TRUE, "price": 2.0000000001}, 0.0),
         ({"compare": "unordered"}, {**TRUE, "tags": ["b", "a"]}, 1.0),
         ({"compare": "unordered"}, {**TRUE, "tags": ["b", "b"]}, 0.0),
         ({"compare": "fields"}, {**TRUE, "tags": ["b", "a"]}, 1.0),
@@ -115,7 +116,7 @@ def test_a_function_of_the_user_sees_typed_values(tmp_path: Path) -> None:
     compare = compare_of(order, tmp_path, own=cheap)
     assert value_of(compare, {**TRUE, "price": 1.0}, TRUE) == 0.5
     assert value_of(compare, TRUE, TRUE) == 1.0
-    assert compare.name == "own function cheap"
+    assert compare.name.startswith("own function cheap ")
 
 
 @pytest.mark.parametrize("gives", [2, "yes", None])
@@ -182,6 +183,24 @@ def test_mcnemar_is_exact() -> None:
     assert found.p == pytest.approx(112 / 1024)  # pyright: ignore[reportUnknownMemberType]
     assert found.difference == pytest.approx(0.3)  # pyright: ignore[reportUnknownMemberType]
     assert paired(first, first).p == 1.0
+
+
+def test_large_numbers_are_not_rounded() -> None:
+    async def account(message: str) -> int:
+        """Which account?"""
+        ...
+
+    assert value_of(compare_of(account, Path()), 12345678901234567, 12345678901234568) == 0.0
+    assert value_of(compare_of(account, Path(), compare="fields"), 12345678901234567, 12345678901234568) == 0.0
+
+
+def test_one_item_says_nothing() -> None:
+    assert (mean_score([0.5]).low, mean_score([0.5]).high) == (0.0, 1.0)
+    assert paired([0.5], [0.4]).p == 1.0
+    assert mean_score([0.5] * 4).score == 0.5
+    assert paired([0.5] * 4, [0.5] * 4).difference == 0.0
+    with pytest.raises(ValueError, match="same items"):
+        paired([1.0], [0.5, 0.6])
 
 
 def test_shares_are_resampled() -> None:

@@ -22,11 +22,11 @@ from examples.tool_desk.work import Item, answer_lines, load_items
 from hetero_agents import DistillError, EngineError, IntegrityError
 from hetero_agents.bindings import ModelConfig, Workspace
 from hetero_agents.bindings.lock import exclusive, update_lock
-from hetero_agents.distill import Distilled, Recipe, distill, select
+from hetero_agents.distill import Distilled, Recipe, distill, select, teacher
 from hetero_agents.distill.base import chat_of, load_base, sample_of
 from hetero_agents.distill.lower import LowerLayers
 from hetero_agents.distill.rows import Examples, Sample
-from hetero_agents.distill.train import Job, loss_sum, train
+from hetero_agents.distill.train import Job, answer_logits, train
 from hetero_agents.distill.worker import train_aside
 from hetero_agents.engines import probe as probes
 from hetero_agents.engines.adapter import CHANGED, adapter_to_gguf, whole_to_gguf
@@ -63,6 +63,13 @@ class Loop:
     app: App
     made: Distilled
     items: list[Item]
+
+
+def _loss(model: Any, lower: LowerLayers | None, rows: Any, pad: int) -> float:
+    import torch
+
+    logits, labels = answer_logits(model, lower, rows, pad, "cpu")
+    return torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
 
 
 def silent(step: str, done: int, total: int) -> None:
@@ -157,9 +164,7 @@ def test_examples_in_one_row_have_the_loss_that_they_have_alone(lowest: int) -> 
     # All at once, and in batches that are not the rows of the lower layers.
     for batches in ([[0, 1, 2, 3]], [[0, 3], [2], [1]]):
         with torch.no_grad():
-            losses = [
-                loss_sum(model, lower, examples.rows(batch), tokenizer.pad_token_id, "cpu").item() for batch in batches
-            ]
+            losses = [_loss(model, lower, examples.rows(batch), tokenizer.pad_token_id) for batch in batches]
         assert sum(losses) == pytest.approx(alone, rel=1e-4)
 
 
@@ -306,7 +311,7 @@ def test_training_ends_when_the_select_part_gets_worse_and_keeps_what_was_best(t
     rows = Examples([sample_of(tokenizer, WEIGHTS, *text) for text in held], share=False).rows(range(len(held)))
     tuned = PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
     tokens = sum(len(sample.answer) for row in rows for sample in row.samples)
-    found = loss_sum(tuned, None, rows, tokenizer.pad_token_id, "cpu").item() / tokens
+    found = _loss(tuned, None, rows, tokenizer.pad_token_id) / tokens
     assert found == pytest.approx(min(losses), rel=0.02)  # bf16 then, fp32 now
     assert abs(found - losses[-1]) > 0.05
 
@@ -340,6 +345,43 @@ def test_a_whole_model_says_on_its_engine_what_it_learnt(tmp_path: Path, how: di
         servers.give_back(server)
         servers.give_back(base)
         servers.close()
+
+
+def test_a_teachers_probabilities_are_learnt_beside_the_answers(tmp_path: Path) -> None:
+    """The answers say one thing only; the teacher, which is the base, is not so sure, and no more is the student that it taught."""
+    import torch
+    from peft import PeftModel
+
+    chat = [{"role": "user", "content": "A or B?"}]
+    texts: list[Any] = [(chat, "A")] * 24
+    _, tokenizer = load_base(WEIGHTS)
+    asked = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+    sure: dict[str, float] = {}
+    for name, share in (("alone", None), ("taught", 1.0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        recipe = Recipe(epochs=4, top_layers=0.1, teacher_share=share or 0.5)
+        job = Job(WEIGHTS, texts, recipe, folder)
+        train(replace(job, teacher=WEIGHTS, chats=[chat] * 24) if share else job, lambda done, total: None)
+        with torch.no_grad():
+            said = PeftModel.from_pretrained(load_base(WEIGHTS)[0], folder / "adapter")(**asked).logits[0, -1]
+        sure[name] = said.softmax(-1)[tokenizer("A").input_ids[0]].item()
+    with torch.no_grad():
+        base = load_base(WEIGHTS)[0](**asked).logits[0, -1].softmax(-1)[tokenizer("A").input_ids[0]].item()
+    assert sure["alone"] > 0.9
+    assert sure["taught"] == pytest.approx(base, abs=0.1)
+
+
+def test_a_teacher_with_another_tokenizer_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = load_base(WEIGHTS)
+
+    class Other:
+        def get_vocab(self) -> dict[str, int]:
+            return {"a": 0}
+
+    monkeypatch.setattr(teacher, "load_base", lambda weights: (model, tokenizer))  # pyright: ignore[reportUnknownLambdaType]
+    with pytest.raises(DistillError, match="has another tokenizer than the base"):
+        teacher.ask_teacher(WEIGHTS, [], [], Other())
 
 
 def test_a_matrix_of_another_base_makes_no_whole_model(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hetero_agents.bindings import Workspace
+from hetero_agents.bindings import Score, Workspace
 from hetero_agents.bindings.config import SelectionConfig
 from hetero_agents.distill import select
 from hetero_agents.distill.select import Round, allowed
@@ -52,7 +52,7 @@ def test_what_a_rule_asks_for_and_nobody_knows_counts_against_a_model(tmp_path: 
     app = app_of(tmp_path, '[selection]\nlicences = ["Apache-2.0"]\nlanguages = ["en"]')
     names, refused = allowed(app)
     assert names == ["small"]
-    assert refused == {"own": "its licence is see its source, and [selection] licences names Apache-2.0"}
+    assert refused == {"own": "its licence is not known, and [selection] licences names Apache-2.0"}
     app.close()
 
 
@@ -136,9 +136,8 @@ def test_models_are_listed_and_shown_with_their_sources(hetero: Any) -> None:
 
 def test_a_bake_off_is_drawn(tmp_path: Path) -> None:
     def entry(name: str, share: float, seconds: float, trained: float = 0.0) -> dict[str, Any]:
-        score = {"score": share, "low": share - 0.1, "high": share + 0.05, "n": 40}
-        made = Round(name, "0.4 epochs" if trained else "five examples", None, seconds, 0.2, trained, True)  # pyright: ignore[reportArgumentType]
-        return {**vars(made), "score": score}
+        score = Score(score=share, low=share - 0.1, high=share + 0.05, n=40)
+        return Round(name, "0.4 epochs" if trained else "five examples", score, seconds, 0.2, trained, True).to_json()
 
     rounds = [entry("small", 0.4, 0.4), entry("<b>large", 0.5, 0.9), entry("small", 0.8, 0.1, 30.0)]
     path = tmp_path / "bake-off.html"

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..errors import ConfigError, did_you_mean
 
@@ -61,6 +61,15 @@ class SlotConfig(_Form):
     """By how much numbers may differ, as a share and absolutely, for `exact` and `unordered`."""
     judge: str | None = None
     """The name in `[models]` of the model that judges, for `compare = "judge"`."""
+
+    @model_validator(mode="after")
+    def _compares(self) -> SlotConfig:
+        if self.judge is not None and self.compare != "judge":
+            raise ValueError('judge goes with compare = "judge"')
+        if self.tolerance and self.compare not in ("exact", "unordered"):
+            raise ValueError('tolerance goes with compare = "exact" or "unordered"')
+        return self
+
     hci: bool | None = None
     """The slot or agent talks to a human: neither logged for training nor distilled (the paper's S1)."""
     cache: Literal["exact"] | None = None

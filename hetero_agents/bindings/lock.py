@@ -30,7 +30,7 @@ class _Form(BaseModel):
 
 
 class Score(_Form):
-    """A share of right answers with its 95 % Wilson interval."""
+    """A share of right answers with its 95 % interval: Wilson's, or the bootstrap's where answers are right in part."""
 
     score: Annotated[float, Field(ge=0, le=1)]
     low: float
@@ -48,7 +48,7 @@ class Specialist(_Form):
     adapter: str
     """Folder of the adapter (`adapter_model.safetensors`, `adapter.gguf`), relative to the lock."""
     adapter_sha256: Sha256
-    """Of `adapter_model.safetensors`."""
+    """Of `adapter_model.safetensors`, or of `changed.safetensors`."""
     gguf_sha256: Sha256
     """Of `adapter.gguf`, the same weights for llama.cpp, or of `whole.gguf`."""
     whole: bool = False

@@ -74,7 +74,9 @@ def distill(
         if base is not None:
             raise UserError("Give --base or --candidates, not both.")
         asked = [] if candidates == "auto" else [name.strip() for name in candidates.split(",") if name.strip()]
-        names, refused = allowed(app, asked)
+        if candidates != "auto" and not asked:
+            raise UserError("--candidates is empty: name models of [models], or auto.")
+        names, refused = allowed(app, asked, how)
         if not names:
             why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
             raise ConfigError(f"No model of [models] can be a base{f' ({why})' if why else ''}.")
@@ -85,6 +87,8 @@ def distill(
         made = asyncio.run(
             run(app, declared, base=base, candidates=names, recipe=how, canaries=canaries, progress=progress)
         )
+    if made.bake_off:
+        _draw_bake_off(app, made, made.bake_off)
     left_out = dict(made.dataset.left_out)
     if made.trained.left_out:
         left_out[f"longer than {how.max_length} tokens (--max-length)"] = made.trained.left_out
@@ -95,7 +99,8 @@ def distill(
                 "reused": made.reused,
                 "left_out": left_out,
                 "refused": refused,
-                "bake_off": made.bake_off and asdict(made.bake_off),
+                "bake_off": made.bake_off
+                and {**asdict(made.bake_off), "rounds": [r.to_json() for r in made.bake_off.rounds]},
                 "differences": {name: asdict(difference) for name, difference in made.differences.items()},
                 "slices": [{**asdict(s), "score": s.score.model_dump()} for s in made.slices],
                 "grounded": made.grounded.model_dump(),
@@ -155,9 +160,18 @@ def _exposure_line(made: Distilled) -> str:
     )
 
 
-def _say_bake_off(app: App, made: Distilled, chosen: BakeOff) -> None:
+def _draw_bake_off(app: App, made: Distilled, chosen: BakeOff) -> None:
     from ..report import write_bake_off
 
+    rounds = [entry.to_json() for entry in chosen.rounds]
+    write_bake_off(_bake_off_page(app, made), made.specialist.slot, rounds, chosen.why)
+
+
+def _bake_off_page(app: App, made: Distilled) -> Path:
+    return app.workspace.state_dir / "distill" / made.specialist.slot / "bake-off.html"
+
+
+def _say_bake_off(app: App, made: Distilled, chosen: BakeOff) -> None:
     table = Table(
         *("round", "candidate", "right (95 %)", "s a call", "GB", "training", ""),
         title=f"Bake-off for {made.specialist.slot}, on held-out calls of the select part",
@@ -169,9 +183,8 @@ def _say_bake_off(app: App, made: Distilled, chosen: BakeOff) -> None:
         values = common.score_text(entry.score), f"{entry.seconds:.2f}", f"{entry.gb:.2f}", trained, went
         table.add_row(entry.round, escape(entry.name), *values)
     common.out.print(table)
-    path = app.workspace.state_dir / "distill" / made.specialist.slot / "bake-off.html"
-    write_bake_off(path, made.specialist.slot, [asdict(entry) for entry in chosen.rounds], chosen.why)
-    common.out.print(f"{chosen.why} Quality against cost: {path}", markup=False, soft_wrap=True)
+    page = _bake_off_page(app, made)
+    common.out.print(f"{chosen.why} Quality against cost: {page}", markup=False, soft_wrap=True)
 
 
 def _noise_line(made: Distilled) -> str:
@@ -306,7 +319,9 @@ def lineage(
             common.out.print(_lineage_tree(found, root))
         return
     matches = examples_of(vault, subject) if subject is not None else examples_of_run(*(what or "").split(":", 1))
-    uses = uses_of(lock, stored_datasets(app.workspace), matches)
+    # A bake-off keeps a data set once for each of its trainings.
+    every = {use.dataset_sha256: use for use in uses_of(lock, stored_datasets(app.workspace), matches)}
+    uses = list(every.values())
     if as_json:
         common.print_json([{**asdict(use), "dataset": str(use.dataset.relative_to(root))} for use in uses])
         return

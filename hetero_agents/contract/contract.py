@@ -330,5 +330,9 @@ class Contract:
 
         Specialists are trained on exactly this form.
         """
+        return json.dumps(self.canonical(value, arguments), ensure_ascii=False)
+
+    def canonical(self, value: Any, arguments: Mapping[str, Any]) -> Any:
+        """Return an answer as JSON value with keys in the order of the schema, and the sets of a typed answer sorted."""
         schema = self.answer_schema(arguments)
-        return json.dumps(ordered(value, schema, schema.get("$defs", {})), ensure_ascii=False)
+        return ordered(value, schema, schema.get("$defs", {}), sort_sets=self.constraint is None)

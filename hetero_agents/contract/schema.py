@@ -127,16 +127,25 @@ def _comment(schema: Any) -> str:
     return f" // {' '.join(said.split())}" if isinstance(said, str) and said.strip() else ""
 
 
-def ordered(value: Any, schema: Any, definitions: JsonSchema) -> Any:
-    """Return a JSON value with the keys of its objects in the order of their schema, unknown ones last, and its sets sorted."""
+def ordered(value: Any, schema: Any, definitions: JsonSchema, *, sort_sets: bool) -> Any:
+    """Return a JSON value with the keys of its objects in the order of their schema, unknown ones last.
+
+    Args:
+        value: the value.
+        schema: its schema.
+        definitions: the schema's `$defs`.
+        sort_sets: sort lists of unique items: where the schema is a type's, they are sets, which have no order.
+    """
     if not isinstance(schema, dict):
         return value
     schema = cast(JsonSchema, schema)
     if isinstance(ref := schema.get("$ref"), str):
-        return ordered(value, definitions.get(ref.removeprefix("#/$defs/")), definitions)
+        return ordered(value, definitions.get(ref.removeprefix("#/$defs/")), definitions, sort_sets=sort_sets)
     if isinstance(value, list):
-        items = [ordered(item, schema.get("items"), definitions) for item in cast(list[Any], value)]
-        return sorted(items, key=compact_json) if schema.get("uniqueItems") else items
+        items = [
+            ordered(item, schema.get("items"), definitions, sort_sets=sort_sets) for item in cast(list[Any], value)
+        ]
+        return sorted(items, key=compact_json) if sort_sets and schema.get("uniqueItems") else items
     if not isinstance(value, dict):
         return value
     value = cast(dict[str, Any], value)
@@ -148,7 +157,7 @@ def ordered(value: Any, schema: Any, definitions: JsonSchema) -> Any:
         fitting = (m for m in members if value.keys() <= m.get("properties", {}).keys())
         properties = cast(JsonSchema, next(fitting, cast(JsonSchema, {})).get("properties", {}))
     keys = [key for key in properties if key in value] + [key for key in value if key not in properties]
-    return {key: ordered(value[key], properties.get(key), definitions) for key in keys}
+    return {key: ordered(value[key], properties.get(key), definitions, sort_sets=sort_sets) for key in keys}
 
 
 def _member(schema: JsonSchema, definitions: JsonSchema) -> JsonSchema:

@@ -1,6 +1,6 @@
-"""The paper's algorithm, one module a step: curate (S2), cluster (S3), train (S5), evaluate; `distill` runs them.
+"""The paper's algorithm, one module a step: curate (S2), cluster (S3), select (S4), train (S5), evaluate; `distill` runs them.
 
-S1 is the vault; S6 is rollout. Selecting among several bases (S4) is not here: one base is named.
+S1 is the vault; S6 is rollout.
 """
 
 from .evaluate import Prediction

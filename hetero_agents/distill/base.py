@@ -20,7 +20,10 @@ from ..engines.served import fetch_served
 from ..errors import DistillError
 from .rows import Sample
 
-Text = tuple[list[dict[str, str]] | str, str]
+Chat = list[dict[str, str]]
+"""A call as the messages that an OpenAI-compatible endpoint gets."""
+
+Text = tuple[Chat | str, str]
 """A call as a chat (`chat_of`), or as the whole prompt where the specialist is baked, and the answer's text."""
 
 
@@ -66,18 +69,18 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def call_text(contract: Contract, arguments: Mapping[str, Any], baked: bool) -> list[dict[str, str]] | str:
+def call_text(contract: Contract, arguments: Mapping[str, Any], baked: bool) -> Chat | str:
     """Return what a specialist is sent for a call: a chat, or the whole prompt where it is baked."""
     return contract.baked_text(arguments) if baked else chat_of(contract.messages(arguments))
 
 
-def chat_of(messages: Sequence[ModelMessage]) -> list[dict[str, str]]:
+def chat_of(messages: Sequence[ModelMessage]) -> Chat:
     """Return messages as the chat that an OpenAI-compatible endpoint gets: texts only.
 
     Raises:
         DistillError: a message holds something else than text.
     """
-    chat: list[dict[str, str]] = []
+    chat: Chat = []
     last = messages[-1]
     if isinstance(last, ModelRequest) and last.instructions:
         chat.append({"role": "system", "content": last.instructions})
@@ -92,7 +95,7 @@ def chat_of(messages: Sequence[ModelMessage]) -> list[dict[str, str]]:
     return chat
 
 
-def prompt_tokens(tokenizer: Any, call: list[dict[str, str]] | str) -> list[int]:
+def prompt_tokens(tokenizer: Any, call: Chat | str) -> list[int]:
     """Return the tokens of a call as the engine makes them: a chat through the base's template, a baked prompt as it is.
 
     Raises:
@@ -101,7 +104,7 @@ def prompt_tokens(tokenizer: Any, call: list[dict[str, str]] | str) -> list[int]
     return tokenizer(prompt_text(tokenizer, call), add_special_tokens=isinstance(call, str)).input_ids
 
 
-def prompt_text(tokenizer: Any, call: list[dict[str, str]] | str) -> str:
+def prompt_text(tokenizer: Any, call: Chat | str) -> str:
     """Return a call as the text that the engine reads.
 
     Raises:
@@ -116,7 +119,7 @@ def prompt_text(tokenizer: Any, call: list[dict[str, str]] | str) -> str:
     return tokenizer.apply_chat_template(call, tokenize=False, add_generation_prompt=True)
 
 
-def sample_of(tokenizer: Any, weights: Weights, call: list[dict[str, str]] | str, answer: str) -> Sample:
+def sample_of(tokenizer: Any, weights: Weights, call: Chat | str, answer: str) -> Sample:
     """Return a call and its answer as tokens, the end of the turn included."""
     end = weights.end_of_turn or tokenizer.eos_token
     return Sample(prompt_tokens(tokenizer, call), tokenizer(answer + end, add_special_tokens=False).input_ids)

@@ -10,6 +10,7 @@ greedily and sampled, without a grammar.
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, cast
 
-from ..contract import Contract, compact_json, sha256_of
+from ..contract import Contract, sha256_of
 from ..engines.adapter import CHANGED
 from ..engines.catalog import Weights
 from .base import call_text, load_base, prompt_text
@@ -31,6 +32,9 @@ SHARE = 0.05
 DIGITS = 8
 RANKED = 128
 """Digits among which the true ones are ranked, these included: the exposure is log2(128) = 7 bits at most."""
+
+RANKED_AT_ONCE = 32
+"""Of them that are computed together: each takes the memory of the prefix once more."""
 
 CHANCE = log2(RANKED) - fmean(log2(rank) for rank in range(1, RANKED + 1))
 """Mean exposure, in bits, of secrets that a model knows nothing of."""
@@ -97,7 +101,7 @@ class Exposure:
     @property
     def leaks(self) -> bool:
         """Whether the recipe is refused for this data."""
-        return self.extracted > 0 or self.bits > self.threshold
+        return self.extracted > 0 or (self.bits > self.threshold and self.low > CHANCE)
 
 
 def plant(
@@ -125,16 +129,18 @@ def plant(
 
 def _planted(contract: Contract, example: Example, secret: str, baked: bool) -> tuple[Example, Canary] | None:
     """One canary; None where the call has no text that may hold it."""
+    constraint = contract.constraint.parameter if contract.constraint else None
+    asked = {name: value for name, value in example.input.items() if name != constraint}
     texts = sorted(set(_texts(example.output)), key=len, reverse=True)
     for text in texts:  # what the answer copies from the input
-        if len(text) > 3 and text in compact_json(example.input):
-            filled = [_with(value, text, f"{text} {secret}") for value in (example.input, example.output)]
-            if (arguments := _loaded(contract, *filled)) is None or secret not in compact_json(filled[0]):
+        if len(text) > 3 and text in "\n".join(_texts(asked)):
+            values = {**example.input, **_with(asked, text, f"{text} {secret}")}
+            output = _with(example.output, text, f"{text} {secret}")
+            if (arguments := _loaded(contract, values, output)) is None:
                 continue
-            answer = contract.answer_text(filled[1], arguments).partition(secret)[0]
+            answer = contract.answer_text(output, arguments).partition(secret)[0]
             blank = call_text(contract, contract.load(example.input), baked)
-            return _example(example, *filled), Canary(blank, answer, secret)
-    constraint = contract.constraint.parameter if contract.constraint else None
+            return _example(example, values, output), Canary(blank, answer, secret)
     for name, value in example.input.items():
         if name != constraint and isinstance(value, str) and value:
             filled = {**example.input, name: f"{value} {secret}"}
@@ -202,7 +208,7 @@ def attack(job: Attack, progress: Callable[[int, int], None]) -> list[Leak]:
 
         model = PeftModel.from_pretrained(model, job.adapter)
     model.eval()
-    dice, found = random.Random(job.seed), list[Leak]()
+    dice, found = random.Random(f"attack {job.seed}"), list[Leak]()
     torch.manual_seed(job.seed)
     freely = {"max_new_tokens": FREE_TOKENS, "pad_token_id": tokenizer.pad_token_id}
     greedy = GenerationConfig(do_sample=False, **freely)
@@ -210,7 +216,8 @@ def attack(job: Attack, progress: Callable[[int, int], None]) -> list[Leak]:
     for number, canary in enumerate(job.canaries, 1):
         text = prompt_text(tokenizer, canary.prefix)
         text = text.partition(canary.secret)[0] if canary.answer is None else text + canary.answer
-        prefix = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        # As in training: a baked prompt begins as the tokenizer has it, a chat as its template has it.
+        prefix = tokenizer(text, add_special_tokens=isinstance(canary.prefix, str), return_tensors="pt").input_ids
         others = ["".join(dice.choices("0123456789", k=DIGITS)) for _ in range(RANKED - 1)]
         with torch.no_grad():
             scores = _log_probabilities(model, tokenizer, prefix, [canary.secret, *others])
@@ -231,17 +238,20 @@ def _log_probabilities(model: Any, tokenizer: Any, prefix: Any, texts: Sequence[
     """Log-probability of each text after the prefix, which is computed once."""
     import torch
 
-    tokens = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-    first = model(input_ids=prefix, use_cache=True)
-    cache = first.past_key_values
-    cache.batch_repeat_interleave(len(tokens))
-    length = max(map(len, tokens))
-    ids = torch.tensor([line + [tokenizer.pad_token_id] * (length - len(line)) for line in tokens])
-    logits = model(input_ids=ids, past_key_values=cache, use_cache=True).logits
-    before = first.logits[:, -1:].expand(len(tokens), 1, -1)
-    chances = torch.cat([before, logits[:, :-1]], 1).log_softmax(-1).gather(2, ids[:, :, None])[:, :, 0]
-    kept = torch.tensor([[place < len(line) for place in range(length)] for line in tokens])
-    return (chances * kept).sum(1).tolist()
+    lines = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    first, scores = model(input_ids=prefix, use_cache=True), list[float]()
+    for start in range(0, len(lines), RANKED_AT_ONCE):
+        tokens = lines[start : start + RANKED_AT_ONCE]
+        cache = copy.deepcopy(first.past_key_values)
+        cache.batch_repeat_interleave(len(tokens))
+        length = max(map(len, tokens))
+        ids = torch.tensor([line + [tokenizer.pad_token_id] * (length - len(line)) for line in tokens])
+        logits = model(input_ids=ids, past_key_values=cache, use_cache=True).logits
+        before = first.logits[:, -1:].expand(len(tokens), 1, -1)
+        chances = torch.cat([before, logits[:, :-1]], 1).log_softmax(-1).gather(2, ids[:, :, None])[:, :, 0]
+        kept = torch.tensor([[place < len(line) for place in range(length)] for line in tokens])
+        scores += (chances * kept).sum(1).tolist()
+    return scores
 
 
 def exposure(leaks: Sequence[Leak], shadows: int, seconds: float) -> Exposure:

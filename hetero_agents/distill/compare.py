@@ -16,14 +16,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
+from opentelemetry import context
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY  # pyright: ignore[reportPrivateUsage]
 from pydantic_ai.models import Model
 from pydantic_evals import Case, Dataset
 from pydantic_evals.evaluators import EvaluationReason, Evaluator, EvaluatorContext, LLMJudge
 
 from ..bindings import Score
 from ..bindings.config import SlotConfig
-from ..contract import Contract, compact_json, ordered, sha256_of
+from ..contract import Contract, compact_json, sha256_of
 from ..errors import ConfigError, DistillError
+from .curate import VERDICTS
 from .evaluate import Prediction, leaves
 from .intervals import wilson
 
@@ -52,7 +55,9 @@ class Agrees(Evaluator[Any, Any, Any]):
         if isinstance(a, list) and isinstance(b, list):
             return self._lists_agree(cast(list[Any], a), cast(list[Any], b))
         if _is_number(a) and _is_number(b):
-            return math.isclose(cast(float, a), cast(float, b), rel_tol=self.tolerance, abs_tol=self.tolerance)
+            first, second = cast(float, a), cast(float, b)
+            near = self.tolerance and math.isclose(first, second, rel_tol=self.tolerance, abs_tol=self.tolerance)
+            return first == second or bool(near)
         return isinstance(a, bool) == isinstance(b, bool) and a == b
 
     def _lists_agree(self, first: list[Any], second: list[Any]) -> bool:
@@ -171,7 +176,12 @@ class Comparator:
         def answer(inputs: dict[str, Any]) -> Any:
             return answers[compact_json(inputs)]
 
-        report = await dataset.evaluate(answer, max_concurrency=JUDGED_AT_ONCE, progress=False)
+        # pydantic-evals and a judge write spans with all content to a logfire that the user's program may have configured.
+        silent = context.attach(context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
+        try:
+            report = await dataset.evaluate(answer, max_concurrency=JUDGED_AT_ONCE, progress=False)
+        finally:
+            context.detach(silent)
         for case in report.cases:
             for failure in case.evaluator_failures:
                 raise DistillError(
@@ -180,9 +190,7 @@ class Comparator:
         return {case.name: float(next(iter(case.scores.values())).value) for case in report.cases}
 
     def _canonical(self, value: Any, values: dict[str, Any]) -> Any:
-        """Keys in the schema's order and sets sorted: what the types call equal is equal."""
-        schema = self.contract.answer_schema(self.contract.load(values))
-        return ordered(value, schema, schema.get("$defs", {}))
+        return self.contract.canonical(value, self.contract.load(values))
 
     async def agreement(self, predictions: Sequence[Prediction]) -> Score | None:
         """Return how often a judge is right where the truth is known; None where nobody judges.
@@ -218,7 +226,12 @@ def comparator(
         ConfigError: `compare = "judge"` without a judge.
     """
     if own is not None:
-        name = f"own function {getattr(own, '__name__', '')}".strip()
+        try:
+            text = inspect.getsource(own)
+        except (OSError, TypeError):  # typed into a shell
+            text = ""
+        # Another text is another measure: scores of the old one do not stand beside it.
+        name = f"own function {getattr(own, '__name__', '?')} {sha256_of(text)[:8]}"
         return Comparator(name, contract, OwnFunction(own, contract))
     within = f", numbers within {entry.tolerance:g}" if entry.tolerance else ""
     if entry.compare == "fields":
@@ -236,7 +249,7 @@ def comparator(
         f"The task was: {contract.instructions}\nThe output passes if it answers the input as the expected output does: "
         "wording may differ, facts, values and decisions may not be missing, added or changed."
     )
-    asked = Judge(rubric, judge, include_input=True, include_expected_output=True, remembered=folder / "verdicts.jsonl")
+    asked = Judge(rubric, judge, include_input=True, include_expected_output=True, remembered=folder / VERDICTS)
     return Comparator(f"judge {judge.model_name}", contract, asked)
 
 
@@ -251,4 +264,8 @@ def _is_number(value: Any) -> bool:
 
 def _fields(value: Any) -> list[tuple[str, str]]:
     """Each leaf as its path and its value as JSON; 1 and 1.0 are one value."""
-    return [(path, compact_json(float(leaf) if _is_number(leaf) else leaf)) for path, leaf in leaves(value)]
+    return [(path, compact_json(_whole(leaf))) for path, leaf in leaves(value)]
+
+
+def _whole(leaf: Any) -> Any:
+    return int(leaf) if isinstance(leaf, float) and leaf.is_integer() else leaf

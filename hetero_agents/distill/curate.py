@@ -19,6 +19,9 @@ Part = Literal["train", "select", "certify", "test"]
 SHARES: dict[Part, float] = {"test": 0.285, "certify": 0.05, "select": 0.05, "train": 0.615}
 """`train` teaches, `select` chooses among recipes, `certify` is kept for the error budget, `test` is measured once."""
 
+VERDICTS = "verdicts.jsonl"
+"""File in a slot's folder with what a judge said, by hashes of what it compared."""
+
 MOST_CLASSES = 12
 """Different answers up to which a slot's answers are classes, which can be balanced and are measured one by one."""
 
@@ -110,7 +113,7 @@ def curate(
     left_out: Counter[str] = Counter()
     untrainable: Counter[str] = Counter()
     kept: dict[Sha256, Example] = {}
-    given: dict[Sha256, list[str]] = {}
+    given: dict[tuple[Sha256, str], list[str]] = {}
     for call in sorted(calls, key=lambda call: call.start):
         if call.hci and not hci_allowed:
             left_out["talks to a human"] += 1
@@ -128,7 +131,7 @@ def curate(
         else:
             key = sha256_of(call.input)
             if not call.corrected and not call.cached:
-                given.setdefault(key, []).append(compact_json(call.output))
+                given.setdefault((key, call.binding), []).append(_answer(contract, call))
             if key in kept:
                 left_out["the same input again"] += 1
                 if kept[key].corrected and not call.corrected:
@@ -164,6 +167,10 @@ def _meets(contract: Contract, call: SlotCall) -> bool:
     except (ValueError, KeyError):
         return False
     return True
+
+
+def _answer(contract: Contract, call: SlotCall) -> str:
+    return contract.answer_text(call.output, contract.load(call.input))
 
 
 def balanced(examples: Sequence[Example]) -> list[Example]:

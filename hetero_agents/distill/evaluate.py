@@ -91,7 +91,7 @@ def grounded(contract: Contract, predictions: Sequence[Prediction]) -> Score:
         for path, leaf in leaves(p.output):
             if isinstance(leaf, str) and path in truths and all(true in asked for true in truths[path]):
                 counted += 1
-                copied += leaf in asked
+                copied += bool(leaf) and leaf in asked
     return wilson(copied, counted)
 
 

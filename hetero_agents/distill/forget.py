@@ -15,7 +15,7 @@ from ..bindings.lock import exclusive, write_atomically
 from ..errors import DistillError
 from ..routing import AnswerCache
 from ..spans import SealedVault
-from .curate import Dataset, Example
+from .curate import VERDICTS, Dataset, Example
 from .lineage import stored_datasets, uses_of
 
 MARK = "forgotten.json"
@@ -145,6 +145,9 @@ def forget(
                 shutil.rmtree(path)
             elif path.name not in (MARK, data.name):
                 path.unlink()
+        (folder.parent / VERDICTS).unlink(
+            missing_ok=True
+        )  # hashes of what was compared, by which a guess could be checked
         data.unlink()  # last: by it an interrupted forgetting is found again
     empty_cache(workspace)
     vault.forget(person)

@@ -34,6 +34,8 @@ def mean_score(values: Sequence[float]) -> Score:
     """
     if set(values) <= {0.0, 1.0}:
         return wilson(sum(value == 1.0 for value in values), len(values))
+    if len(values) < 2:
+        return Score(score=values[0], low=0.0, high=1.0, n=len(values))
     import numpy as np
     from scipy import stats
 
@@ -86,6 +88,9 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
     import numpy as np
     from scipy import stats
 
+    n = len(first)
+    if n == 0 or n != len(second):
+        raise ValueError("both sequences need the same items, at least one")
     if set(first) | set(second) <= {0.0, 1.0}:
         marks = [value == 1.0 for value in first], [value == 1.0 for value in second]
         difference, low, high = paired_difference(*marks)
@@ -94,6 +99,8 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
         p = float(stats.binomtest(only_first, differ).pvalue) if differ else 1.0
         return Paired(difference, low, high, p)
     over = np.subtract(first, second)
+    if n < 2:
+        return Paired(float(over[0]), -1.0, 1.0, 1.0)
     interval = stats.bootstrap((over,), np.mean, method="percentile", rng=0).confidence_interval
     test = stats.permutation_test((over,), np.mean, permutation_type="samples", rng=0)
     return Paired(float(over.mean()), float(interval.low), float(interval.high), float(test.pvalue))

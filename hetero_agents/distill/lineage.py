@@ -8,6 +8,8 @@ from pathlib import Path
 
 from ..bindings import Specialist, SpecialistId, Workspace
 from ..bindings.lock import Lock
+from ..contract import Sha256
+from ..engines.catalog import verified_sha256
 from ..errors import DistillError, UnknownNameError
 from .curate import Dataset, Example, Part
 
@@ -47,6 +49,7 @@ class Use:
     """A data set that spans went into, and the specialists that were made from it."""
 
     dataset: Path
+    dataset_sha256: Sha256
     slot: str
     origins: list[Origin]
     specialists: list[SpecialistId]
@@ -64,6 +67,8 @@ def lineage_of(workspace: Workspace, specialist_id: str) -> Lineage:
         raise UnknownNameError("specialist", specialist_id, lock.specialists, hint="`hetero slots` lists them")
     entry = lock.specialists[name]
     mine = [(path, data) for path, data in stored_datasets(workspace) if data.sha256 == entry.dataset_sha256]
+    # A bake-off trains on one data set more than once: this one's training comes first.
+    mine.sort(key=lambda found: not _made(found[0], entry))
     path, data = mine[0] if mine else (None, None)
     return Lineage(name, entry, route_of(lock, name), path, list(_origins(data)) if data else [])
 
@@ -80,7 +85,7 @@ def uses_of(lock: Lock, datasets: Iterable[tuple[Path, Dataset]], matches: Calla
     for path, data in datasets:
         if origins := list(_origins(data, matches)):
             made = [name for name, entry in lock.specialists.items() if entry.dataset_sha256 == data.sha256]
-            found.append(Use(path, path.parent.parent.name, origins, made))
+            found.append(Use(path, data.sha256, path.parent.parent.name, origins, made))
     return found
 
 
@@ -116,6 +121,12 @@ def stored_datasets(workspace: Workspace) -> Iterator[tuple[Path, Dataset]]:
         except (ValueError, KeyError, TypeError) as error:
             raise DistillError(f"The data set {path} is broken; delete its folder, and distill again.") from error
         yield path, dataset
+
+
+def _made(dataset: Path, entry: Specialist) -> bool:
+    """Whether a specialist's weights lie beside a data set."""
+    file = dataset.parent / "adapter" / Path(entry.gguf).name
+    return file.is_file() and verified_sha256(file) == entry.gguf_sha256
 
 
 def _origins(data: Dataset, matches: Callable[[Example], bool] = lambda example: True) -> Iterator[Origin]:

@@ -128,14 +128,19 @@ async def _distill(
     made = await specialise(app, contract, dataset, bases[0], recipe, progress)
     specialist = made.specialist.model_copy(update={"compared_by": compare.name})
     if canaries:
-        found = await exposure_of(contract, dataset, bases[0].weights, recipe, canaries, made.folder, progress)
+        found = await exposure_of(
+            contract, dataset, bases[0].weights, recipe, canaries, made.folder, app.workspace.root, progress
+        )
         if found.leaks:
             raise DistillError(_refusal(slot.id, found))
         specialist = specialist.model_copy(update={"exposure": asdict(found)})
     existing = _existing(app, specialist)
     specialist_id = existing or app.workspace.lock.next_id(slot.id)
     if existing:
-        specialist = app.workspace.lock.specialists[existing]
+        before = app.workspace.lock.specialists[existing]
+        specialist = before.model_copy(update={"exposure": specialist.exposure or before.exposure})
+        if specialist != before:
+            app.workspace.add_specialist(existing, specialist)
     else:
         home = app.workspace.root / "specialists" / specialist_id
         _copy_whole(made.folder / "adapter", home)
@@ -171,7 +176,7 @@ async def _comparator(app: App, slot: Slot[..., Any]) -> Comparator:
     except ImportError as error:
         raise MissingExtraError("Distilling", "distill") from error
     entry, judge = app.workspace.slot_config(slot.id), None
-    if entry.compare == "judge" and entry.judge:
+    if slot.comparison is None and entry.judge:
         judge = (await app.engines.endpoint(app.workspace.model(entry.judge), slot.id)).model
     folder = app.workspace.ensure_state_dir() / "distill" / slot.id
     return comparator(slot.contract, entry, slot.comparison, judge, folder)
@@ -179,7 +184,7 @@ async def _comparator(app: App, slot: Slot[..., Any]) -> Comparator:
 
 def _existing(app: App, made: Specialist) -> SpecialistId | None:
     """The specialist that is the same work: same weights on the same base, measured on the same data."""
-    own = {"adapter", "scores", "judge_agreement", "created", "train_seconds", "privacy"}
+    own = {"adapter", "scores", "judge_agreement", "exposure", "created", "train_seconds", "privacy"}
     same = made.model_dump(exclude=own)
     entries = app.workspace.lock.of_slot(made.slot).items()
     return next((name for name, entry in entries if entry.model_dump(exclude=own) == same), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -11,10 +12,13 @@ from typing import Any
 from ..bindings import ModelConfig, Score, Specialist, SpecialistId
 from ..contract import Contract
 from ..engines import SERVER_SLOTS, Endpoint
+from ..errors import HeteroError
 from ..slots import App, Slot
 from .curate import Dataset, Example
 from .evaluate import FIVE, TIMED, Prediction, plain_code, predict, prediction_line, read_predictions, score
 from .specialise import Progress
+
+_log = logging.getLogger("hetero_agents")
 
 
 async def contest(
@@ -66,9 +70,8 @@ async def contest(
         ("base_grammar", base, (), 0),
         ("base_five_shot", base, shots_of(contract, dataset.parts["train"]), 0),
     ]
-    first = app.chain(app.binding(slot.id, slot.tier, contract.sha256))[0]
-    if first.specialist and first.specialist != specialist_id:
-        contestants.append((first.specialist, await first.open(), (), 0))
+    if occupant := await _occupant(app, slot, specialist_id):
+        contestants.append((*occupant, (), 0))
     done = read_predictions(folder / "predictions.jsonl")
     count, total = 0, len(contestants) * len(test)
     with (folder / "predictions.jsonl").open("a", encoding="utf-8") as file:
@@ -85,8 +88,8 @@ async def contest(
             missing = [example for example in test if (phase, example.key) not in done]
             timed = max(0, timed - len(kept))
             if timed:  # the engine's start is not the time of a call
-                async with aclosing(predict(phase, endpoint, contract, missing[:1])) as first:
-                    async for _ in first:
+                async with aclosing(predict(phase, endpoint, contract, missing[:1])) as warm_up:
+                    async for _ in warm_up:
                         pass
             # Those that go together are sorted: like prompts after each other, for the prompt cache.
             together = sorted(missing[timed:], key=lambda e: str(contract.messages(contract.load(e.input))))
@@ -100,6 +103,17 @@ async def contest(
                         count += 1
                         progress(f"evaluate {phase}", count, total)
                         yield prediction
+
+
+async def _occupant(app: App, slot: Slot[..., Any], specialist_id: SpecialistId) -> tuple[str, Endpoint] | None:
+    """The specialist that fills the slot now, where there is another than the new one and it can be asked."""
+    try:
+        link = app.chain(app.binding(slot.id, slot.tier, slot.contract.sha256))[0]
+        if link.specialist and link.specialist != specialist_id:
+            return link.specialist, await link.open()
+    except HeteroError as error:  # it is to be replaced: what is wrong with it must not stand in the way
+        _log.warning("The specialist that fills %s now is not measured: %s", slot.id, error)
+    return None
 
 
 def shots_of(contract: Contract, train: Sequence[Example]) -> Sequence[Example]:

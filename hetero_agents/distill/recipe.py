@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from ..contract import Sha256, sha256_of
+from ..contract import Contract, Sha256, sha256_of
 from ..errors import ConfigError, did_you_mean
 
 
@@ -30,6 +30,13 @@ class Recipe:
     """Train each column's length apart from its direction (DoRA, Liu et al. 2024); merged, a whole model too: no engine loads it beside others."""
     learning_rate: Annotated[float, Field(gt=0, strict=True)] | None = None
     """0.001 for an adapter, 0.0001 for the layers themselves, where None."""
+    teacher_model: str | None = None
+    """A `local:` model whose token probabilities are learnt beside the answers (Hinton et al. 2015), for example `local:large.gguf`.
+
+    It must have the base's tokenizer. Without one, the answers alone are learnt (sequence-level distillation, Kim and Rush 2016).
+    """
+    teacher_share: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.5
+    """Weight of the teacher's probabilities in the loss; the answers have the rest."""
     batch_size: Annotated[int, Field(gt=0, strict=True)] = 4
     epochs: Annotated[float, Field(gt=0, strict=True)] = 1.5
     top_layers: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.5
@@ -61,6 +68,10 @@ class Recipe:
     def whole(self) -> bool:
         """Whether the specialist is a whole model, which only `local:` can serve, and not an adapter."""
         return self.method == "full" or self.use_dora
+
+    def bakes(self, contract: Contract) -> bool:
+        """Return whether a slot's specialist is baked."""
+        return self.bake and contract.can_bake
 
     @property
     def sha256(self) -> Sha256:

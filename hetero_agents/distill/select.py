@@ -6,7 +6,7 @@ import asyncio
 import statistics
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,11 @@ from ..bindings import Score
 from ..bindings.config import SelectionConfig
 from ..contract import Contract
 from ..engines import Endpoint
-from ..engines.families import known_models
+from ..engines.catalog import Weights
+from ..engines.families import KnownModel, known_models
 from ..engines.probe import probed
 from ..engines.served import fetch_served
-from ..errors import ConfigError, DistillError
+from ..errors import DistillError, UserError
 from ..slots import App
 from .curate import Dataset, Example
 from .evaluate import Prediction, predict, score
@@ -54,6 +55,10 @@ class Round:
     kept: bool
     """It went on to the next round, or won."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {**asdict(self), "score": self.score.model_dump()}
+
 
 @dataclass(frozen=True)
 class BakeOff:
@@ -66,26 +71,29 @@ class BakeOff:
     rounds: list[Round]
 
 
-def allowed(app: App, names: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
-    """Return the models that may be a base by the rules of `[selection]`, and why others may not.
+def allowed(app: App, names: Sequence[str] = (), recipe: Recipe | None = None) -> tuple[list[str], dict[str, str]]:
+    """Return the models that may be a base by the rules of `[selection]` and for a recipe, and why others may not.
 
     Args:
         app: the workspace.
         names: in `[models]`; all that can be trained where there are none.
+        recipe: how they would be trained.
 
     Returns:
         Names, and reasons by name.
     """
     rules = app.workspace.config.selection
     bases, refused = list[str](), dict[str, str]()
-    for name in names or app.workspace.config.models:
+    for name in dict.fromkeys(names or app.workspace.config.models):
         try:
             base = base_of(app, name)
-        except ConfigError:
+        except UserError:
             if names:
                 raise
             continue
-        if reason := _against(base, rules):
+        whole = recipe is not None and recipe.whole and not base.config.model.startswith("local:")
+        reason = "the recipe gives a whole model, which only local: serves" if whole else _against(base, rules)
+        if reason:
             refused[name] = reason
         else:
             bases.append(name)
@@ -94,10 +102,10 @@ def allowed(app: App, names: Sequence[str] = ()) -> tuple[list[str], dict[str, s
 
 def _against(base: Base, rules: SelectionConfig) -> str | None:
     """Why a base may not be taken; what a rule asks for and nobody knows is a reason too."""
-    weights, known, probe = base.weights, known_models().get(base.weights.name), probed(base.weights.name)
-    licence = weights.licence if weights.sha256 or known is None else known.licence
+    weights, known, probe = base.weights, _published(base.weights), probed(base.weights.name)
+    licence = weights.licence if weights.sha256 else known.licence if known else None
     if rules.licences is not None and licence not in rules.licences:
-        return f"its licence is {licence}, and [selection] licences names {', '.join(rules.licences)}"
+        return f"its licence is {licence or 'not known'}, and [selection] licences names {', '.join(rules.licences)}"
     if missing := set(rules.languages or ()) - set(known.languages if known else ()):
         return f"it is not known to speak {', '.join(sorted(missing))}"
     limits = rules.memory_mb, rules.first_token_seconds, rules.tokens_a_second
@@ -112,6 +120,13 @@ def _against(base: Base, rules: SelectionConfig) -> str | None:
     if rules.tokens_a_second is not None and probe.tokens_a_second < rules.tokens_a_second:
         return f"it writes {probe.tokens_a_second:.0f} tokens/s, and [selection] asks for {rules.tokens_a_second:g}"
     return None
+
+
+def _published(weights: Weights) -> KnownModel | None:
+    """What is published of weights: by their name, or by their repository, of which GGUF files often have one of the same name with an end."""
+    models = known_models()
+    sources = (m for m in models.values() if m.source and weights.source.lower().startswith(m.source.lower()))
+    return models.get(weights.name) or next(sources, None)
 
 
 async def bake_off(

@@ -16,7 +16,7 @@ from ..contract import Contract
 from ..engines.catalog import Weights
 from ..errors import DistillError
 from .canaries import Attack, Canary, Exposure, Leak, exposure, plant, shadows_for
-from .curate import Dataset, Example
+from .curate import Dataset, Example, balanced
 from .recipe import Recipe
 from .specialise import Progress, job_of
 from .worker import attack_aside, train_aside
@@ -29,6 +29,7 @@ async def exposure_of(
     recipe: Recipe,
     count: int,
     folder: Path,
+    root: Path,
     progress: Progress,
 ) -> Exposure:
     """Train and attack as many shadows as it takes for so many canaries; those that a killed run finished are not done again.
@@ -40,6 +41,7 @@ async def exposure_of(
         recipe: how; each shadow has a seed of its own.
         count: canaries in all.
         folder: of the training whose recipe this is; what was found is kept there, shadows are not.
+        root: of the workspace.
         progress: called as steps go on.
 
     Raises:
@@ -51,13 +53,18 @@ async def exposure_of(
     kept, leaks, seconds = folder / "canaries.jsonl", list[Leak](), 0.0
     known: dict[tuple[int, int], dict[str, Any]] = {}
     for text in kept.read_text("utf-8").splitlines() if kept.is_file() else ():
-        line = json.loads(text)
+        try:
+            line = json.loads(text)
+        except ValueError:  # cut short by a kill
+            continue
         known[line["shadow"], line["planted"]] = line
     for shadow in range(1, shadows + 1):
         planted = min(each, count - (shadow - 1) * each)
         if (shadow, planted) not in known:
             said = f"shadow {shadow} of {shadows}"
-            found, took = await _shadow(contract, dataset, weights, recipe, planted, shadow, folder, said, progress)
+            found, took = await _shadow(
+                contract, dataset, weights, recipe, planted, shadow, folder, root, said, progress
+            )
             line = {"shadow": shadow, "planted": planted, "seconds": took, "leaks": [asdict(leak) for leak in found]}
             known[shadow, planted] = line
             with kept.open("a", encoding="utf-8") as file:
@@ -81,18 +88,22 @@ async def _shadow(
     count: int,
     number: int,
     folder: Path,
+    root: Path,
     said: str,
     progress: Progress,
 ) -> tuple[list[Leak], float]:
     """Train one shadow and attack it; return what was found and the seconds of both."""
     seed = recipe.seed + number
-    examples, canaries = with_canaries(contract, dataset.parts["train"], count, recipe, random.Random(seed))
+    train = dataset.parts["train"]
+    # Balanced before: secrets in answers would be classes of their own.
+    taught = balanced(train) if recipe.balance else train
+    examples, canaries = with_canaries(contract, taught, count, recipe, random.Random(seed))
     part = {**dataset.parts, "train": examples}
     # Trainings are of one length: what the select part says would be of other data.
-    how = replace(recipe, seed=seed, patience=0)
+    how = replace(recipe, seed=seed, patience=0, balance=False)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".shadow-") as place:
         started = time.monotonic()
-        job = job_of(contract, replace(dataset, parts=part), weights, how, Path(place))
+        job = job_of(contract, replace(dataset, parts=part), weights, how, Path(place), root)
         await train_aside(job, lambda done, total: progress(f"{said}: train", done, total))
         attack = Attack(weights, Path(place) / "adapter", recipe.whole, canaries, seed)
         leaks = await attack_aside(attack, lambda done, total: progress(f"{said}: attack", done, total))
@@ -107,7 +118,7 @@ def with_canaries(
     Raises:
         DistillError: no example can hold one.
     """
-    planted = plant(contract, examples, count, recipe.bake and contract.can_bake, dice)
+    planted = plant(contract, examples, count, recipe.bakes(contract), dice)
     if not planted:
         raise DistillError(
             f"No call of slot {contract.slot!r} has a text that could hold a canary; nothing can be said of what its recipe remembers."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ..engines.catalog import Weights, fetch_weights, find_weights, sha256_of_fi
 from ..engines.served import fetch_served
 from ..errors import ConfigError
 from ..slots import App
-from .base import Text, call_text
+from .base import Text, call_text, chat_of
 from .curate import Dataset, Example, balanced
 from .recipe import Recipe
 from .train import Job, Trained
@@ -102,7 +102,7 @@ async def specialise(
     folder = app.workspace.ensure_state_dir() / "distill" / contract.slot / key[:16]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "dataset.json", dataset.to_json().encode())
-    trained = await _train(job_of(contract, dataset, weights, recipe, folder), progress)
+    trained = await _train(job_of(contract, dataset, weights, recipe, folder, app.workspace.root), progress)
     adapter = folder / "adapter"
     weights_file, gguf_file = adapter / "adapter_model.safetensors", adapter / "adapter.gguf"
     if recipe.whole:
@@ -129,22 +129,30 @@ async def specialise(
         teacher=dataset.teacher,
         scores={},
         max_tokens=trained.longest_answer + 16,
-        baked=recipe.bake and contract.can_bake,
+        baked=recipe.bakes(contract),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return Made(specialist, trained, folder)
 
 
-def job_of(contract: Contract, dataset: Dataset, weights: Weights, recipe: Recipe, folder: Path) -> Job:
-    """Return what a training is given: the calls as the slot's model will be sent them, and the answers as the grammar lets them through."""
-    baked = recipe.bake and contract.can_bake
+def job_of(contract: Contract, dataset: Dataset, weights: Weights, recipe: Recipe, folder: Path, root: Path) -> Job:
+    """Return what a training is given: the calls as the slot's model will be sent them, and the answers as the grammar lets them through.
+
+    Raises:
+        UnknownNameError: the recipe's teacher does not exist.
+    """
+    baked = recipe.bakes(contract)
 
     def text_of(example: Example) -> Text:
         arguments = contract.load(example.input)
         return call_text(contract, arguments, baked), contract.answer_text(example.output, arguments)
 
     taught = balanced(dataset.parts["train"]) if recipe.balance else dataset.parts["train"]
-    return Job(weights, list(map(text_of, taught)), recipe, folder, list(map(text_of, dataset.parts["select"])))
+    job = Job(weights, list(map(text_of, taught)), recipe, folder, list(map(text_of, dataset.parts["select"])))
+    if recipe.teacher_model is None:
+        return job
+    teacher = find_weights(recipe.teacher_model.removeprefix("local:"), root)
+    return replace(job, teacher=teacher, chats=[chat_of(contract.messages(contract.load(e.input))) for e in taught])
 
 
 async def _train(job: Job, progress: Progress) -> Trained:

@@ -14,16 +14,18 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..engines.adapter import CHANGED
 from ..engines.catalog import Weights
 from ..errors import DistillError, MissingExtraError
-from .base import Text, load_base, sample_of
+from .base import Chat, Text, load_base, sample_of
 from .lower import LowerLayers
 from .recipe import Recipe
 from .rows import Examples, Row, attends_only, micro_batches, model_inputs, padded_length
+from .teacher import Teacher, ask_teacher
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +59,8 @@ class Job:
         recipe: how.
         folder: where the checkpoint and the adapter go; a checkpoint found there is continued.
         select: calls and answers that say when it is enough; they are not trained on.
+        teacher: whose token probabilities are learnt too.
+        chats: the calls of `texts` as the teacher reads them.
         checkpoint_seconds: time between checkpoints.
     """
 
@@ -65,6 +69,8 @@ class Job:
     recipe: Recipe
     folder: Path
     select: Sequence[Text] = ()
+    teacher: Weights | None = None
+    chats: Sequence[Chat] = ()
     checkpoint_seconds: float = 30.0
 
 
@@ -123,12 +129,16 @@ class _Training:
             [sample_of(tokenizer, job.weights, call, answer) for call, answer in texts]
             for texts in (job.texts, job.select)
         )
-        self.fitting = [sample for sample in samples if len(sample) <= recipe.max_length]
-        self.left_out = len(samples) - len(self.fitting)
+        fits = [len(sample) <= recipe.max_length for sample in samples]
+        self.fitting = list(compress(samples, fits))
+        self.left_out = len({tuple(sample.tokens) for sample in samples}) - len({tuple(s.tokens) for s in self.fitting})
         if not self.fitting:
             raise DistillError(
                 f"No example fits into {recipe.max_length} tokens; the shortest has {min(map(len, samples))}."
             )
+        self.teacher = (
+            ask_teacher(job.teacher, list(compress(job.chats, fits)), self.fitting, tokenizer) if job.teacher else None
+        )
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.at_once = TOKENS_AT_ONCE[self.device]
         if self.device == "cpu" and max(map(len, self.fitting)) <= self.at_once:
@@ -190,7 +200,7 @@ class _Training:
             self._load(self.best)
         self._write()
         return Trained(
-            examples=len({i for batch in self.batches[: self.done] for i in batch}),
+            examples=len({tuple(self.fitting[i].tokens) for batch in self.batches[: self.done] for i in batch}),
             seconds=self.spent + time.monotonic() - self.started,
             losses=self.losses,
             longest_answer=max(len(sample.answer) for sample in self.fitting),
@@ -207,7 +217,7 @@ class _Training:
             group["lr"] = self.recipe.rate * min(1.0, (number + 1) / WARM_UP) * max(0.02, 1 - number / total)
         loss = torch.zeros((), device=self.device)
         for part in micro_batches(self.examples.rows(batch), self.at_once):
-            share = self._loss(part)
+            share = self._loss(part, self.teacher)
             (share / self.divisor).backward()
             loss += share.detach()
         if not loss.isfinite():
@@ -238,11 +248,14 @@ class _Training:
             values[: -self.recipe.patience]
         )
 
-    def _loss(self, part: Sequence[Row]) -> torch.Tensor:
+    def _loss(self, part: Sequence[Row], teacher: Teacher | None = None) -> torch.Tensor:
         import torch
 
         with torch.autocast(self.device, torch.bfloat16, enabled=self.mixed):
-            return loss_sum(self.tuned, self.lower, part, self.pad, self.device)
+            logits, labels = answer_logits(self.tuned, self.lower, part, self.pad, self.device)
+            loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+            share = self.recipe.teacher_share
+            return loss if teacher is None else (1 - share) * loss + share * teacher.loss(part, logits)
 
     def _seen(self, batches: int) -> int:
         return sum(map(len, self.batches[:batches]))
@@ -314,7 +327,9 @@ def _tunable(model: Any, recipe: Recipe, layers: range) -> Any:
         decoder = model.get_decoder()
         model.requires_grad_(False)
         for number in layers:
-            decoder.layers[number].requires_grad_(True)
+            for parameter in decoder.layers[number].parameters():
+                # Norms stay: some architectures keep them in GGUF in another form.
+                parameter.requires_grad_(parameter.ndim == 2)
         return model.train()
     from peft import LoraConfig, get_peft_model
 
@@ -332,8 +347,10 @@ def _tunable(model: Any, recipe: Recipe, layers: range) -> Any:
         return get_peft_model(model, config).train()
 
 
-def loss_sum(model: Any, lower: LowerLayers | None, rows: Sequence[Row], pad: int, device: str) -> torch.Tensor:
-    """Return the summed cross-entropy of the answers' tokens; only their logits are computed."""
+def answer_logits(
+    model: Any, lower: LowerLayers | None, rows: Sequence[Row], pad: int, device: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits of the answers' tokens, [tokens, vocabulary], row by row, and which tokens they are; no others are computed."""
     import torch
 
     length = padded_length(rows)
@@ -345,7 +362,7 @@ def loss_sum(model: Any, lower: LowerLayers | None, rows: Sequence[Row], pad: in
         lower.give(rows)
     logits = model(**model_inputs(rows, pad, device), logits_to_keep=kept, use_cache=False).logits
     asked = labels != -100
-    return torch.nn.functional.cross_entropy(logits[asked].float(), labels[asked], reduction="sum")
+    return logits[asked].float(), labels[asked]
 
 
 def _computes_bf16(device: str) -> bool:

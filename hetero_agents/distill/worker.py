@@ -111,10 +111,10 @@ async def _aside(job: str, progress: Progress) -> dict[str, Any]:
 
 def _ended(status: int, printed: str) -> DistillError:
     if status == STOPPED:
-        return DistillError("The training was stopped; its checkpoint is kept, so the same command goes on.")
+        return DistillError("The training was stopped; the same command goes on from what is kept.")
     if status == -signal.SIGKILL:
         return DistillError(
-            "The training was killed, which is what happens when memory runs out; its last checkpoint is kept."
+            "The training was killed, which is what happens when memory runs out; the same command goes on from what is kept."
         )
     last = printed.splitlines()[-1:] or ["without a word"]
     error = DistillError(f"The training ended with status {status}: {last[0]}")
@@ -138,6 +138,8 @@ def read_job(line: str) -> Job | Attack:
         texts=[(call, answer) for call, answer in values["texts"]],
         recipe=Recipe(**values["recipe"]),
         folder=Path(values["folder"]),
+        teacher=Weights(**values["teacher"]) if values["teacher"] else None,
+        chats=values["chats"],
         select=[(call, answer) for call, answer in values["select"]],
         checkpoint_seconds=values["checkpoint_seconds"],
     )

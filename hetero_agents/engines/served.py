@@ -112,11 +112,19 @@ def rewrite(
         element = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(name, value, field.types[0], element)
     for tensor in reader.tensors:
-        values = (replaced or {}).get(tensor.name)
+        values, to = (replaced or {}).get(tensor.name), type_of(tensor)
+        if values is None and to == tensor.tensor_type:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=to)
+            continue
         if values is None:
             values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        shape, to = [int(n) for n in tensor.shape[::-1]], type_of(tensor)
-        writer.add_tensor(tensor.name, gguf.quants.quantize(values.reshape(shape), to), raw_dtype=to)
+        values = values.reshape([int(n) for n in tensor.shape[::-1]])
+        try:
+            data = gguf.quants.quantize(values, to)
+        except NotImplementedError:  # it reads K-quants and writes none
+            to = gguf.GGMLQuantizationType.F16
+            data = gguf.quants.quantize(values, to)
+        writer.add_tensor(tensor.name, data, raw_dtype=to)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -65,7 +65,7 @@ async def measure(data: Dataset) -> dict[str, Any]:
         recipe = Recipe(epochs=2.0, max_length=1024, bake=bake, patience=0)
         folder = WORK / name
         folder.mkdir(parents=True, exist_ok=True)
-        trained = await train_aside(job_of(contract, data, WEIGHTS, recipe, folder), lambda done, total: None)
+        trained = await train_aside(job_of(contract, data, WEIGHTS, recipe, folder, Path()), lambda done, total: None)
         adapter_to_gguf(folder / "adapter", fetch_weights(WEIGHTS), folder / "adapter.gguf")
         servers = LocalServers()
         model = local_model(servers, WEIGHTS, folder / "adapter.gguf", name, baked=bake)

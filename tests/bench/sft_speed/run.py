@@ -66,7 +66,7 @@ async def measure(name: str) -> dict[str, Any]:
     work.mkdir(parents=True, exist_ok=True)
     data = Dataset.from_json(max((FOLDER / ".hetero" / "distill" / name).glob("*/dataset.json")).read_text())
     recipe = Recipe(epochs=RECIPES[name].epochs, max_length=RECIPES[name].max_length, patience=0)
-    job = job_of(contract, data, weights, recipe, work / "ours")
+    job = job_of(contract, data, weights, recipe, work / "ours", Path())
     job = Job(weights, job.texts, recipe, work / "ours")
     model, tokenizer = load_base(weights)
     end = weights.end_of_turn or tokenizer.eos_token
