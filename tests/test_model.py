@@ -22,6 +22,7 @@ from examples.tool_desk.work import Item, answer_lines, load_items
 from hetero_agents import DistillError, EngineError, IntegrityError
 from hetero_agents.bindings import ModelConfig, Workspace
 from hetero_agents.bindings.lock import exclusive, update_lock
+from hetero_agents.cli.distill import say, values_of
 from hetero_agents.distill import Distilled, Recipe, distill, select, teacher
 from hetero_agents.distill.base import chat_of, load_base, sample_of
 from hetero_agents.distill.lower import LowerLayers
@@ -395,7 +396,9 @@ def test_a_matrix_of_another_base_makes_no_whole_model(tmp_path: Path) -> None:
     assert not (tmp_path / "whole.gguf").exists()
 
 
-def test_a_bake_off_takes_the_base_that_learns(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bake_off_takes_the_base_that_learns(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import gguf
     import numpy as np
 
@@ -419,6 +422,15 @@ def test_a_bake_off_takes_the_base_that_learns(loop: Loop, monkeypatch: pytest.M
     assert [(r.name, r.round) for r in made.bake_off.rounds if r.kept and r.train_seconds] == [("small", "0.4 epochs")]
     assert {r.round for r in made.bake_off.rounds} == {"five examples", "0.4 epochs"}
     assert "small was right for" in made.bake_off.why
+    assert json.loads(json.dumps(values_of(made)))["bake_off"]["rounds"][0]["score"]["n"] >= 5
+    say(loop.app, made, {"of a failed run": 1}, {"other": "its licence is not known"})
+    printed = capsys.readouterr().out
+    for said in (
+        "Bake-off for desk.choose",
+        "other was no candidate",
+        "Weak corners" if any(s.weak for s in made.slices) else "Next:",
+    ):
+        assert said in printed
 
 
 def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 import typer.main
 
-from . import demo, intake, keys, models, privacy, runs, specialists, workspace
+from . import demo, distill, intake, keys, models, privacy, runs, specialists, workspace
 
 app = typer.Typer(
     name="hetero",
@@ -22,7 +22,7 @@ for command in (
     runs.feedback,
     intake.import_,
     intake.collect,
-    specialists.distill,
+    distill.distill,
     specialists.slots,
     specialists.promote,
     specialists.rollback,

@@ -1,8 +1,7 @@
-"""`hetero distill`, `slots`, `promote`, `rollback`, `lineage`."""
+"""`hetero slots`, `promote`, `rollback`, `lineage`."""
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -23,179 +22,10 @@ from .common import Json
 from .keys import open_vault
 
 if TYPE_CHECKING:
-    from ..distill import Distilled
     from ..distill.lineage import Lineage
-    from ..distill.select import BakeOff
 
 SHOWN = 3
 """Spans of each part that `lineage` draws."""
-
-
-def distill(
-    slot: Annotated[str, typer.Argument(help="The slot's id.")],
-    base: Annotated[str | None, typer.Option(help="A name in [models]; the slm tier's model by default.")] = None,
-    candidates: Annotated[
-        str | None,
-        typer.Option(
-            help="Names in [models], or auto for all that [selection] allows: a bake-off on held-out calls chooses the base."
-        ),
-    ] = None,
-    recipe: Annotated[Path | None, typer.Option(help="A TOML file that says how to train; sensible without.")] = None,
-    epochs: Annotated[
-        float | None, typer.Option(min=0.01, help="How often each example is seen, before what the recipe says.")
-    ] = None,
-    max_length: Annotated[
-        int | None,
-        typer.Option(min=16, help="Tokens of prompt and answer; longer examples are left out."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed and data give the same specialist.")] = None,
-    canaries: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Secrets with which shadow trainings are tested for what they remember; each twentieth of the data is one more training.",
-        ),
-    ] = 0,
-    as_json: Json = False,
-) -> None:
-    """Turn a slot's spans into a specialist: curate, train, convert, evaluate. Ctrl-C and the same command resume."""
-    from ..distill import Recipe
-    from ..distill import distill as run
-    from ..distill.select import allowed
-    from ..distill.specialise import base_of
-    from ..engines.catalog import fetch_weights
-
-    given = {"epochs": epochs, "max_length": max_length, "seed": seed}
-    how = Recipe.load(recipe, **{key: value for key, value in given.items() if value is not None})
-    app = common.open_app()
-    declared = registry.slot(slot)
-    names, refused = list[str](), dict[str, str]()
-    if candidates is not None:
-        if base is not None:
-            raise UserError("Give --base or --candidates, not both.")
-        asked = [] if candidates == "auto" else [name.strip() for name in candidates.split(",") if name.strip()]
-        if candidates != "auto" and not asked:
-            raise UserError("--candidates is empty: name models of [models], or auto.")
-        names, refused = allowed(app, asked, how)
-        if not names:
-            why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-            raise ConfigError(f"No model of [models] can be a base{f' ({why})' if why else ''}.")
-    with common.fetch_progress() as fetched:
-        for name in names or [base]:
-            fetch_weights(base_of(app, name).weights, fetched)
-    with common.step_progress() as progress:
-        made = asyncio.run(
-            run(app, declared, base=base, candidates=names, recipe=how, canaries=canaries, progress=progress)
-        )
-    if made.bake_off:
-        _draw_bake_off(app, made, made.bake_off)
-    left_out = dict(made.dataset.left_out)
-    if made.trained.left_out:
-        left_out[f"longer than {how.max_length} tokens (--max-length)"] = made.trained.left_out
-    if as_json:
-        common.print_json(
-            {
-                "specialist": made.specialist_id,
-                "reused": made.reused,
-                "left_out": left_out,
-                "refused": refused,
-                "bake_off": made.bake_off
-                and {**asdict(made.bake_off), "rounds": [r.to_json() for r in made.bake_off.rounds]},
-                "differences": {name: asdict(difference) for name, difference in made.differences.items()},
-                "slices": [{**asdict(s), "score": s.score.model_dump()} for s in made.slices],
-                "grounded": made.grounded.model_dump(),
-                "asked_again": made.dataset.asked_again,
-                "answered_otherwise": made.dataset.answered_otherwise,
-                **made.specialist.model_dump(mode="json"),
-            }
-        )
-        return
-    parts = ", ".join(f"{len(examples)} {part}" for part, examples in made.dataset.parts.items())
-    common.out.print(
-        f"{made.specialist_id}{' (already made from this data)' if made.reused else ''}: {parts}; split by {made.dataset.split_key}",
-        soft_wrap=True,
-    )
-    if left_out:
-        common.out.print("left out: " + ", ".join(f"{n} {why}" for why, n in left_out.items()), soft_wrap=True)
-    for name, reason in refused.items():
-        common.out.print(f"{name} was no candidate: {reason}.", markup=False, soft_wrap=True)
-    if made.bake_off:
-        _say_bake_off(app, made, made.bake_off)
-    table = Table(
-        *("contestant", "right (95 %)", "specialist has more (95 %)", "p"),
-        title=f"Held-out calls, answered by {made.specialist.base}; right: {made.specialist.compared_by}",
-        title_justify="left",
-    )
-    for name, score in made.specialist.scores.items():
-        over = made.differences.get(name)
-        more = f"{over.difference:+.3f} [{over.low:+.3f}, {over.high:+.3f}]" if over else ""
-        table.add_row(escape(name), common.score_text(score), more, f"{over.p:.3f}" if over else "")
-    common.out.print(table)
-    if weak := [s for s in made.slices if s.weak]:
-        common.out.print(
-            "Weak corners: " + "; ".join(f"{s.kind} {s.name}: {common.score_text(s.score)}" for s in weak),
-            soft_wrap=True,
-            markup=False,
-        )
-    if (copied := made.grounded).n:
-        common.out.print(
-            f"Texts that are to be copied from the input and are: {common.score_text(copied)}",
-            soft_wrap=True,
-            markup=False,
-        )
-    common.out.print(_noise_line(made), soft_wrap=True)
-    common.out.print(_exposure_line(made), soft_wrap=True)
-    common.out.print(f"Next: hetero promote {made.specialist_id}")
-
-
-def _exposure_line(made: Distilled) -> str:
-    """What attacks on shadows say of secrets in the weights."""
-    found = made.specialist.exposure
-    if found is None:
-        return "Secrets in the weights: not tested (--canaries N)."
-    return (
-        f"Secrets in the weights: {found['extracted']:.0f} of {found['canaries']:.0f} planted ones could be read out "
-        f"(at most {found['upper_bound']:.1%}), exposure {found['bits']:.2f} bits [{found['low']:.2f}, {found['high']:.2f}]; "
-        f"{found['seconds']:.0f} s of shadow trainings."
-    )
-
-
-def _draw_bake_off(app: App, made: Distilled, chosen: BakeOff) -> None:
-    from ..report import write_bake_off
-
-    rounds = [entry.to_json() for entry in chosen.rounds]
-    write_bake_off(_bake_off_page(app, made), made.specialist.slot, rounds, chosen.why)
-
-
-def _bake_off_page(app: App, made: Distilled) -> Path:
-    return app.workspace.state_dir / "distill" / made.specialist.slot / "bake-off.html"
-
-
-def _say_bake_off(app: App, made: Distilled, chosen: BakeOff) -> None:
-    table = Table(
-        *("round", "candidate", "right (95 %)", "s a call", "GB", "training", ""),
-        title=f"Bake-off for {made.specialist.slot}, on held-out calls of the select part",
-        title_justify="left",
-    )
-    for entry in chosen.rounds:
-        trained = f"{entry.train_seconds:.0f} s" if entry.train_seconds else "-"
-        went = "goes on" if entry.kept else "dropped"
-        values = common.score_text(entry.score), f"{entry.seconds:.2f}", f"{entry.gb:.2f}", trained, went
-        table.add_row(entry.round, escape(entry.name), *values)
-    common.out.print(table)
-    page = _bake_off_page(app, made)
-    common.out.print(f"{chosen.why} Quality against cost: {page}", markup=False, soft_wrap=True)
-
-
-def _noise_line(made: Distilled) -> str:
-    """What repeated inputs say of the noise in the teacher's answers: nobody can agree with it more often than it does itself."""
-    from ..distill import wilson
-
-    again, otherwise = made.dataset.asked_again, made.dataset.answered_otherwise
-    if not again:
-        return "Noise in the teacher's answers: unknown, no input was asked twice."
-    share = common.score_text(wilson(otherwise, again))
-    return f"Noise in the teacher's answers: asked again, it said something else for {share} of the inputs."
 
 
 def slots(as_json: Json = False) -> None:
