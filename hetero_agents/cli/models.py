@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..bindings import Workspace
 from ..errors import ConfigError
 from . import common
 from .common import Json
+
+if TYPE_CHECKING:
+    from ..engines.families import KnownModel
 
 models = typer.Typer(help="Know models, and measure them here.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -57,24 +60,21 @@ def list_(as_json: Json = False) -> None:
         table.add_row(row["name"], row["licence"], "yes" if row["fetched"] else "no", speed, row["description"])
     common.out.print(table)
     known = Table(
-        *("name", "parameters", "licence", "context", "GB", "local:", "LoRA in vLLM"),
+        Column("name", no_wrap=True),
+        *("parameters", Column("licence", overflow="fold"), "context", Column("engines", no_wrap=True)),
         title="Published of small language models (`hetero models show NAME` has the sources)",
         title_justify="left",
     )
     for name, model in known_models().items():
-        size = next(iter(model.weights_gb.items()), None)
-        known.add_row(
-            name,
-            _count(model.parameters),
-            model.licence.removeprefix("LicenseRef-"),
-            f"{model.context:,}",
-            f"{size[1]:g} {size[0]}" if size else "-",
-            "yes" if model.llama_cpp else "no",
-            "yes" if model.lora else "no",
-        )
+        licence = model.licence.removeprefix("LicenseRef-")
+        known.add_row(name, _count(model.parameters), licence, f"{model.context:,}", _engines(model) or "none")
     common.out.print(known)
     for name, model in bound.items():
         common.out.print(f"[models] {name} = {model}", markup=False)
+
+
+def _engines(model: KnownModel) -> str:
+    return ", ".join([*(["local"] if model.llama_cpp else []), *(["vllm"] if model.lora else [])])
 
 
 def _count(parameters: int) -> str:
@@ -94,23 +94,36 @@ def show(
     if as_json:
         common.print_json({"name": name, **asdict(model), "probe": measured and asdict(measured)})
         return
-    table = Table("what", "published", "source", title=f"{name} ({model.family})", title_justify="left")
-    table.add_row("parameters", _count(model.parameters), model.figures)
-    table.add_row("licence", f"{model.licence}. {model.use_limits}".strip(". "), model.figures)
-    table.add_row("context", f"{model.context:,} tokens", model.figures)
-    table.add_row("languages", ", ".join(model.languages), model.figures)
+    sources: dict[str, int] = {}
+
+    def cite(source: str) -> str:
+        return f"[{sources.setdefault(source, len(sources) + 1)}]" if source.startswith("https:") else source
+
+    table = Table(
+        *("what", Column("published", overflow="fold"), "source"),
+        title=f"{name} ({model.family})",
+        title_justify="left",
+    )
+    for what, value in (
+        ("parameters", _count(model.parameters)),
+        ("licence", f"{model.licence}. {model.use_limits}".strip(". ")),
+        ("context", f"{model.context:,} tokens"),
+        ("languages", ", ".join(model.languages)),
+    ):
+        table.add_row(what, value, cite(model.figures))
     sizes = ", ".join(f"{size:g} GB {precision}" for precision, size in model.weights_gb.items())
-    table.add_row("weights", sizes or "-", model.weights_source)
+    table.add_row("weights", sizes or "-", cite(model.weights_source))
     for published in model.scores:
-        table.add_row(f"{published.kind}: {published.benchmark}", f"{published.score:g} %", published.source)
-    engines = [*(["local:"] if model.llama_cpp else []), *(["vllm: with LoRA"] if model.lora else [])]
-    table.add_row("engines", ", ".join(engines) or model.not_served or "-", "")
+        table.add_row(f"{published.kind}: {published.benchmark}", f"{published.score:g} %", cite(published.source))
+    table.add_row("engines", _engines(model) or model.not_served, "")
     table.add_row("get it", model.source or model.not_served, "")
     if measured:
         small = "a small model here" if measured.small else "not a small model here"
         speed = f"{measured.tokens_a_second:.0f} tokens/s, first token {measured.first_token_cold:.2f} s, {measured.rss_mb:,.0f} MB: {small}"
         table.add_row("measured on this machine", speed, measured.created)
     common.out.print(table)
+    for source, number in sources.items():
+        common.out.print(f"[{number}] {source}", markup=False, soft_wrap=True)
 
 
 @models.command()
