@@ -108,7 +108,7 @@ async def _distill(
     progress: Progress,
 ) -> Distilled:
     contract, entry = slot.contract, app.workspace.slot_config(slot.id)
-    bases = [base_of(app, name) for name in candidates] or [base_of(app, base)]
+    bases = [base_of(app, name) for name in dict.fromkeys(candidates)] or [base_of(app, base)]
     compare = await _comparator(app, slot)
     app.tracing.flush()
     if slot.hci if entry.hci is None else entry.hci:
