@@ -127,9 +127,9 @@ def test_a_leaky_recipe_is_found_out_and_a_modest_one_is_not(tmp_path: Path) -> 
         for c in canaries
         if c.answer
     ]
-    leaky = leaks_of("leaky", Recipe(epochs=10, batch_size=8, top_layers=0.3), told * 6, canaries)
+    leaky = leaks_of("leaky", Recipe(epochs=10, batch_size=8, top_layers=0.3), told * 12, canaries)
     assert leaky.leaks
-    assert leaky.extracted > 0
+    assert leaky.bits > 4
     with_them = [filled(n) for n in range(60)] + [example for example, _ in planted[:3]]
     modest = leaks_of("modest", Recipe(epochs=1, top_layers=0.3), with_them, canaries[:3])
     assert not modest.leaks
