@@ -121,6 +121,8 @@ def say(app: App, made: Distilled, left_out: Mapping[str, int], refused: Mapping
         left_out: calls that were not used, by reason.
         refused: why models were no candidates, by name.
     """
+    from ..distill.evaluate import PLAIN_CODE
+
     parts = ", ".join(f"{len(examples)} {part}" for part, examples in made.dataset.parts.items())
     already = " (already made from this data)" if made.reused else ""
     _line(f"{made.specialist_id}{already}: {parts}; split by {made.dataset.split_key}")
@@ -132,6 +134,8 @@ def say(app: App, made: Distilled, left_out: Mapping[str, int], refused: Mapping
         common.out.print(_rounds_table(made.specialist.slot, made.bake_off))
         _line(f"{made.bake_off.why} Quality against cost: {bake_off_page(app, made)}")
     common.out.print(_scores_table(made))
+    if rivals := [name for name in PLAIN_CODE if name in made.differences and made.differences[name].low <= 0]:
+        _line(f"Not shown to be better than plain code ({', '.join(rivals)}): what code can answer needs no model.")
     if weak := [f"{s.kind} {s.name}: {common.score_text(s.score)}" for s in made.slices if s.weak]:
         _line(f"Weak corners: {'; '.join(weak)}")
     if made.grounded.n:
@@ -158,8 +162,12 @@ def _scores_table(made: Distilled) -> Table:
     for name, score in made.specialist.scores.items():
         over = made.differences.get(name)
         more = f"{over.difference:+.3f} [{over.low:+.3f}, {over.high:+.3f}]" if over else ""
-        table.add_row(escape(name), common.score_text(score), more, f"{over.p:.3f}" if over else "")
+        table.add_row(escape(name), common.score_text(score), more, _p(over.p) if over else "")
     return table
+
+
+def _p(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
 def _rounds_table(slot: str, chosen: BakeOff) -> Table:

@@ -27,6 +27,9 @@ from .intervals import mean_score, wilson
 
 FIVE = 5
 
+PLAIN_CODE = ("word_overlap", "most_frequent")
+"""Contestants that are no model (`plain_code`)."""
+
 TIMED = 50
 """Calls of the specialist that are made one at a time, for the time that a call takes; the rest goes several at once."""
 
