@@ -16,7 +16,7 @@ from hetero_agents import slot
 from hetero_agents.bindings.config import SlotConfig
 from hetero_agents.contract import Contract, Sha256, SlotId, sha256_of
 from hetero_agents.distill.compare import Comparator, comparator
-from hetero_agents.distill.evaluate import Prediction, grounded, score
+from hetero_agents.distill.evaluate import Prediction, append_lines, grounded, score
 from hetero_agents.distill.intervals import mean_score, paired, wilson
 from hetero_agents.distill.slices import slices, topics
 from hetero_agents.errors import ConfigError, DistillError, SlotDefinitionError
@@ -102,6 +102,39 @@ def test_a_number_is_no_bool() -> None:
 
 def test_sets_have_no_order(tmp_path: Path) -> None:
     assert value_of(compare_of(person, tmp_path), {"names": ["b", "a"]}, {"names": ["a", "b"]}) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("output", "target"),
+    [
+        ({"tags": ["b", "a"], "by": {}}, {"tags": ["a", "b"], "by": {}}),
+        ({"tags": None, "by": {"x": ["b", "a"]}}, {"tags": None, "by": {"x": ["a", "b"]}}),
+    ],
+)
+def test_sets_inside_of_unions_and_mappings_have_no_order(tmp_path: Path, output: Any, target: Any) -> None:
+    class Tagged(BaseModel):
+        tags: set[str] | None
+        by: dict[str, set[str]]
+
+    async def tagged(message: str) -> Tagged:
+        """Tag it."""
+        ...
+
+    assert value_of(compare_of(tagged, tmp_path), output, target) == 1.0
+
+
+def test_a_line_that_was_cut_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    for text in ('{"a": 1}\n{"b"', '{"c": 3}\n', '{"d": 4}\n'):
+        with append_lines(path) as file:
+            file.write(text)
+    assert path.read_text().splitlines() == ['{"a": 1}', '{"b"', '{"c": 3}', '{"d": 4}']
+
+
+@pytest.mark.parametrize("entry", [{"judge": "big"}, {"compare": "fields", "tolerance": 0.1}])
+def test_settings_of_another_comparison_are_refused(entry: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="goes with compare"):
+        SlotConfig(**entry)
 
 
 def test_what_did_not_meet_the_contract_is_wrong(tmp_path: Path) -> None:

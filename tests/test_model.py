@@ -349,28 +349,37 @@ def test_a_whole_model_says_on_its_engine_what_it_learnt(tmp_path: Path, how: di
 
 
 def test_a_teachers_probabilities_are_learnt_beside_the_answers(tmp_path: Path) -> None:
-    """The answers say one thing only; the teacher, which is the base, is not so sure, and no more is the student that it taught."""
+    """The teacher, which is the base, reads more than its student: what that makes of it is what the student learns."""
     import torch
     from peft import PeftModel
 
-    chat = [{"role": "user", "content": "A or B?"}]
-    texts: list[Any] = [(chat, "A")] * 24
+    asked = ["Which letter?\n", "Which animal?\n"]
+    chats = [
+        [{"role": "user", "content": f"Say {word}. Only say {word}: {word}, {word}, {word}."}]
+        for word in ("Q", "Tiger")
+    ]
+    texts: list[Any] = list(zip(asked, ["A", "An old grey elephant."], strict=True)) * 12
     _, tokenizer = load_base(WEIGHTS)
-    asked = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
-    sure: dict[str, float] = {}
-    for name, share in (("alone", None), ("taught", 1.0)):
-        folder = tmp_path / name
-        folder.mkdir()
-        recipe = Recipe(epochs=4, top_layers=0.1, teacher_share=share or 0.5)
-        job = Job(WEIGHTS, texts, recipe, folder)
-        train(replace(job, teacher=WEIGHTS, chats=[chat] * 24) if share else job, lambda done, total: None)
+
+    def said(model: Any, ids: Any) -> Any:
         with torch.no_grad():
-            said = PeftModel.from_pretrained(load_base(WEIGHTS)[0], folder / "adapter")(**asked).logits[0, -1]
-        sure[name] = said.softmax(-1)[tokenizer("A").input_ids[0]].item()
-    with torch.no_grad():
-        base = load_base(WEIGHTS)[0](**asked).logits[0, -1].softmax(-1)[tokenizer("A").input_ids[0]].item()
-    assert sure["alone"] > 0.9
-    assert sure["taught"] == pytest.approx(base, abs=0.1)
+            return model(input_ids=ids).logits[0, -1].softmax(-1)
+
+    prompts = [tokenizer(text, return_tensors="pt").input_ids for text in asked]
+    base = load_base(WEIGHTS)[0]
+    told = [
+        tokenizer.apply_chat_template(c, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+        for c in chats
+    ]
+    wanted = [said(base, chat["input_ids"]) for chat in told]
+    before = [said(base, ids) for ids in prompts]
+    job = Job(WEIGHTS, texts, Recipe(epochs=10, top_layers=0.3, teacher_model="t", teacher_share=1.0), tmp_path)
+    train(replace(job, teacher=WEIGHTS, chats=chats * 12), lambda done, total: None)
+    taught = PeftModel.from_pretrained(base, tmp_path / "adapter")
+    for ids, want, old in zip(prompts, wanted, before, strict=True):
+        far, near = (old - want).abs().sum().item() / 2, (said(taught, ids) - want).abs().sum().item() / 2
+        assert far > 0.5, "the base says something else to this prompt"
+        assert near < 0.5 * far
 
 
 def test_a_teacher_with_another_tokenizer_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,7 +391,7 @@ def test_a_teacher_with_another_tokenizer_is_refused_in_a_sentence(monkeypatch: 
 
     monkeypatch.setattr(teacher, "load_base", lambda weights: (model, tokenizer))  # pyright: ignore[reportUnknownLambdaType]
     with pytest.raises(DistillError, match="has another tokenizer than the base"):
-        teacher.ask_teacher(WEIGHTS, [], [], Other())
+        teacher.ask_teacher(WEIGHTS, [], [], Other(), "cpu", Path("none.pt"))
 
 
 def test_a_matrix_of_another_base_makes_no_whole_model(tmp_path: Path) -> None:

@@ -62,14 +62,6 @@ class SlotConfig(_Form):
     judge: str | None = None
     """The name in `[models]` of the model that judges, for `compare = "judge"`."""
 
-    @model_validator(mode="after")
-    def _compares(self) -> SlotConfig:
-        if self.judge is not None and self.compare != "judge":
-            raise ValueError('judge goes with compare = "judge"')
-        if self.tolerance and self.compare not in ("exact", "unordered"):
-            raise ValueError('tolerance goes with compare = "exact" or "unordered"')
-        return self
-
     hci: bool | None = None
     """The slot or agent talks to a human: neither logged for training nor distilled (the paper's S1)."""
     cache: Literal["exact"] | None = None
@@ -82,6 +74,14 @@ class SlotConfig(_Form):
     """Parameters whose values are stored as they are, because they hold nothing personal."""
     imported_from: list[str] = []
     """Agents, chains or tasks of other programs, as `hetero import` lists them, whose calls this slot learns from too."""
+
+    @model_validator(mode="after")
+    def _compares(self) -> SlotConfig:
+        if self.judge is not None and self.compare != "judge":
+            raise ValueError('judge goes with compare = "judge"')
+        if self.tolerance and self.compare not in ("exact", "unordered"):
+            raise ValueError('tolerance goes with compare = "exact" or "unordered"')
+        return self
 
 
 class SelectionConfig(_Form):
@@ -198,6 +198,8 @@ def _sentence(error: ValidationError) -> str:
         return f"the key {place!r} does not exist{did_you_mean(key, _known_keys(parents))}."
     if first["type"] == "literal_error" and first["loc"][0] == "tiers":
         return f"there is no tier {first['loc'][1]!r}; the tiers are llm and slm."
+    if first["type"] == "value_error":
+        return f"{place!r} is wrong: {first['msg'].removeprefix('Value error, ')}."
     return f"{place!r} is wrong: {first['msg'][:1].lower()}{first['msg'][1:]} (it is {first['input']!r})."
 
 

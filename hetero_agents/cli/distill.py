@@ -52,7 +52,7 @@ def distill(
     """Turn a slot's spans into a specialist: curate, train, convert, evaluate. Ctrl-C and the same command resume."""
     from ..distill import Recipe
     from ..distill import distill as run
-    from ..distill.specialise import base_of
+    from ..distill.specialise import base_of, teacher_of
     from ..engines.catalog import fetch_weights
     from ..report import write_bake_off
 
@@ -66,6 +66,8 @@ def distill(
     with common.fetch_progress() as fetched:
         for name in names or [base]:
             fetch_weights(base_of(app, name).weights, fetched)
+        if how.teacher_model:
+            fetch_weights(teacher_of(how.teacher_model, app.workspace.root), fetched)
     with common.step_progress() as progress:
         made = asyncio.run(
             run(app, declared, base=base, candidates=names, recipe=how, canaries=canaries, progress=progress)

@@ -138,9 +138,7 @@ def ordered(value: Any, schema: Any, definitions: JsonSchema, *, sort_sets: bool
     """
     if not isinstance(schema, dict):
         return value
-    schema = cast(JsonSchema, schema)
-    if isinstance(ref := schema.get("$ref"), str):
-        return ordered(value, definitions.get(ref.removeprefix("#/$defs/")), definitions, sort_sets=sort_sets)
+    schema = _member_of(value, cast(JsonSchema, schema), definitions)
     if isinstance(value, list):
         items = [
             ordered(item, schema.get("items"), definitions, sort_sets=sort_sets) for item in cast(list[Any], value)
@@ -149,20 +147,24 @@ def ordered(value: Any, schema: Any, definitions: JsonSchema, *, sort_sets: bool
     if not isinstance(value, dict):
         return value
     value = cast(dict[str, Any], value)
-    properties = cast(JsonSchema, schema.get("properties", {}))
-    if not properties:  # a union: the member whose properties the value has
-        members: list[JsonSchema] = [
-            _member(m, definitions) for m in (*schema.get("anyOf", ()), *schema.get("oneOf", ()))
-        ]
-        fitting = (m for m in members if value.keys() <= m.get("properties", {}).keys())
-        properties = cast(JsonSchema, next(fitting, cast(JsonSchema, {})).get("properties", {}))
+    properties, rest = cast(JsonSchema, schema.get("properties", {})), schema.get("additionalProperties")
     keys = [key for key in properties if key in value] + [key for key in value if key not in properties]
-    return {key: ordered(value[key], properties.get(key), definitions, sort_sets=sort_sets) for key in keys}
+    return {key: ordered(value[key], properties.get(key, rest), definitions, sort_sets=sort_sets) for key in keys}
 
 
-def _member(schema: JsonSchema, definitions: JsonSchema) -> JsonSchema:
-    ref = schema.get("$ref")
-    return definitions.get(ref.removeprefix("#/$defs/"), {}) if isinstance(ref, str) else schema
+def _member_of(value: Any, schema: JsonSchema, definitions: JsonSchema) -> JsonSchema:
+    """The schema that a value is of: a `$ref` followed, and of a union the member with the value's type and properties."""
+    if isinstance(ref := schema.get("$ref"), str):
+        return _member_of(value, definitions.get(ref.removeprefix("#/$defs/"), {}), definitions)
+    union: list[Any] = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
+    members = [_member_of(value, cast(JsonSchema, m), definitions) for m in union if isinstance(m, dict)]
+    if isinstance(value, list):
+        return next((member for member in members if "items" in member), schema)
+    if not isinstance(value, dict) or "properties" in schema:
+        return schema
+    keys = cast(JsonSchema, value).keys()
+    named = (member for member in members if "properties" in member and keys <= member["properties"].keys())
+    return next(named, next((member for member in members if "additionalProperties" in member), schema))
 
 
 def check_schema(schema: JsonSchema) -> None:

@@ -27,7 +27,7 @@ from ..bindings.config import SlotConfig
 from ..contract import Contract, compact_json, sha256_of
 from ..errors import ConfigError, DistillError
 from .curate import VERDICTS
-from .evaluate import Prediction, leaves
+from .evaluate import Prediction, append_lines, leaves
 from .intervals import wilson
 
 JUDGED_PAIRS = 20
@@ -133,7 +133,7 @@ class Judge(LLMJudge):
             said = cast(dict[str, EvaluationReason], await super().evaluate(ctx))
             self._found[key] = float(next(iter(said.values())).value)
             if self.remembered is not None:
-                with self.remembered.open("a", encoding="utf-8") as file:
+                with append_lines(self.remembered) as file:
                     file.write(json.dumps([key, self._found[key]]) + "\n")
         return self._found[key]
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
@@ -224,6 +224,17 @@ def read_predictions(path: Path) -> dict[tuple[str, Sha256], Prediction]:
                 continue
             found[prediction.phase, prediction.key] = prediction
     return found
+
+
+def append_lines(path: Path) -> TextIO:
+    """Open a file of JSON lines to write more; a last line that a kill cut short is ended first, so that it spoils no other."""
+    file = path.open("a+", encoding="utf-8")
+    if end := file.tell():
+        with path.open("rb") as written:
+            written.seek(end - 1)
+            if written.read(1) != b"\n":
+                file.write("\n")
+    return file
 
 
 def prediction_line(prediction: Prediction) -> str:

@@ -132,7 +132,7 @@ async def _distill(
             contract, dataset, bases[0].weights, recipe, canaries, made.folder, app.workspace.root, progress
         )
         if found.leaks:
-            raise DistillError(_refusal(slot.id, found))
+            raise DistillError(_refusal(slot.id, found, _existing(app, specialist)))
         specialist = specialist.model_copy(update={"exposure": asdict(found)})
     existing = _existing(app, specialist)
     specialist_id = existing or app.workspace.lock.next_id(slot.id)
@@ -157,14 +157,15 @@ async def _distill(
     return Distilled(specialist_id, specialist, predictions, dataset, made.trained, corners, copied, chosen, reused)
 
 
-def _refusal(slot: str, found: Exposure) -> str:
+def _refusal(slot: str, found: Exposure, existing: SpecialistId | None) -> str:
     """Why a recipe is refused for its data."""
     if found.extracted:
         what = f"{found.extracted} of {found.canaries} planted secrets could be read out of it"
     else:
         what = f"planted secrets are exposed by {found.bits:.2f} bits in the mean, above {found.threshold:g} (chance is {CHANCE:.2f})"
+    done = f"{existing} is such a training: take it out of use" if existing else "Nothing was written"
     return (
-        f"The recipe puts secrets of the data of slot {slot!r} into the weights: {what}. Nothing was written; "
+        f"The recipe puts secrets of the data of slot {slot!r} into the weights: {what}. {done}; "
         "train fewer epochs, with a lower rank or rate, on data without repeats."
     )
 

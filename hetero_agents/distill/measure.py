@@ -15,7 +15,17 @@ from ..engines import SERVER_SLOTS, Endpoint
 from ..errors import HeteroError
 from ..slots import App, Slot
 from .curate import Dataset, Example
-from .evaluate import FIVE, TIMED, Prediction, plain_code, predict, prediction_line, read_predictions, score
+from .evaluate import (
+    FIVE,
+    TIMED,
+    Prediction,
+    append_lines,
+    plain_code,
+    predict,
+    prediction_line,
+    read_predictions,
+    score,
+)
 from .specialise import Progress
 
 _log = logging.getLogger("hetero_agents")
@@ -74,7 +84,7 @@ async def contest(
         contestants.append((*occupant, (), 0))
     done = read_predictions(folder / "predictions.jsonl")
     count, total = 0, len(contestants) * len(test)
-    with (folder / "predictions.jsonl").open("a", encoding="utf-8") as file:
+    with append_lines(folder / "predictions.jsonl") as file:
         for phase, endpoint, shots, timed in contestants:
             # An answer stays what it was; what is right may have been corrected since.
             kept = [

@@ -56,6 +56,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be together."""
+        if self.teacher_model is None and self.teacher_share != 0.5:
+            raise ValueError("teacher_share goes with a teacher_model")
         if self.method == "full" and (self.use_dora or self.use_rslora):
             raise ValueError("use_dora and use_rslora are ways of LoRA: they do not go with method = 'full'")
 

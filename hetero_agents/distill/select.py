@@ -33,6 +33,9 @@ FEW_SHOT = "five examples"
 SHORT = 0.25
 """Share of the recipe's epochs in the first round of training; doubled with each round."""
 
+NO_TEACHER: dict[str, Any] = {"teacher_model": None, "teacher_share": 0.5}
+"""What a bake-off's short trainings say in a recipe: candidates may have other tokenizers than the teacher of the last one."""
+
 FEWEST = 15
 """Examples of the select part below which a bake-off would be a lottery."""
 
@@ -189,7 +192,7 @@ async def _enter(
     train_seconds, shots = 0.0, list[Example]()
     if share:
         name = f"{recipe.epochs * share:g} epochs"
-        short = replace(recipe, epochs=recipe.epochs * share, patience=0)
+        short = replace(recipe, epochs=recipe.epochs * share, patience=0, **NO_TEACHER)
         said = f"{base.name}, {name}"
         made = await specialise(
             app, contract, dataset, base, short, lambda step, done, total: progress(f"{said}: {step}", done, total)

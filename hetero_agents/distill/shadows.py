@@ -7,6 +7,7 @@ import random
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..engines.catalog import Weights
 from ..errors import DistillError
 from .canaries import Attack, Canary, Exposure, Leak, exposure, plant, shadows_for
 from .curate import Dataset, Example, balanced
+from .evaluate import append_lines
 from .recipe import Recipe
 from .specialise import Progress, job_of
 from .worker import attack_aside, train_aside
@@ -67,7 +69,7 @@ async def exposure_of(
             )
             line = {"shadow": shadow, "planted": planted, "seconds": took, "leaks": [asdict(leak) for leak in found]}
             known[shadow, planted] = line
-            with kept.open("a", encoding="utf-8") as file:
+            with append_lines(kept) as file:
                 file.write(json.dumps(line) + "\n")
         leaks += [Leak(**leak) for leak in known[shadow, planted]["leaks"]]
         seconds += known[shadow, planted]["seconds"]
@@ -97,7 +99,7 @@ async def _shadow(
     train = dataset.parts["train"]
     # Balanced before: secrets in answers would be classes of their own.
     taught = balanced(train) if recipe.balance else train
-    examples, canaries = with_canaries(contract, taught, count, recipe, random.Random(seed))
+    examples, canaries = with_canaries(contract, train, taught, count, recipe, random.Random(seed))
     part = {**dataset.parts, "train": examples}
     # Trainings are of one length: what the select part says would be of other data.
     how = replace(recipe, seed=seed, patience=0, balance=False)
@@ -111,9 +113,22 @@ async def _shadow(
 
 
 def with_canaries(
-    contract: Contract, examples: Sequence[Example], count: int, recipe: Recipe, dice: random.Random
+    contract: Contract,
+    examples: Sequence[Example],
+    taught: Sequence[Example],
+    count: int,
+    recipe: Recipe,
+    dice: random.Random,
 ) -> tuple[list[Example], list[Canary]]:
-    """Return examples with canaries among them, and the canaries.
+    """Return what is taught with canaries among it, each as often as the example that it is a copy of; and the canaries.
+
+    Args:
+        contract: the slot's.
+        examples: of the train part, each once.
+        taught: the same, balanced where the recipe says so.
+        count: canaries.
+        recipe: how.
+        dice: random numbers.
 
     Raises:
         DistillError: no example can hold one.
@@ -123,4 +138,6 @@ def with_canaries(
         raise DistillError(
             f"No call of slot {contract.slot!r} has a text that could hold a canary; nothing can be said of what its recipe remembers."
         )
-    return [*examples, *(example for example, _ in planted)], [canary for _, canary in planted]
+    times = Counter((example.trace_id, example.span_id) for example in taught)
+    copies = [example for example, _ in planted for _ in range(times[example.trace_id, example.span_id])]
+    return [*taught, *copies], [canary for _, canary in planted]

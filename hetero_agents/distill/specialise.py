@@ -20,6 +20,7 @@ from ..slots import App
 from .base import Text, call_text, chat_of
 from .curate import Dataset, Example, balanced
 from .recipe import Recipe
+from .teacher import TEACHER
 from .train import Job, Trained
 from .worker import train_aside
 
@@ -98,7 +99,11 @@ async def specialise(
     base_sha256 = verified_sha256(gguf)
     # The same training is found again; anything that changes its result starts anew.
     seen = [[[example.key, example.output] for example in dataset.parts[part]] for part in ("train", "select")]
-    key = sha256_of([seen, recipe.sha256, contract.sha256, config.model, base_sha256])
+    what = [seen, recipe.sha256, contract.sha256, config.model, base_sha256]
+    if recipe.teacher_model:
+        teacher = teacher_of(recipe.teacher_model, app.workspace.root)
+        what.append(verified_sha256(await asyncio.to_thread(fetch_weights, teacher)))
+    key = sha256_of(what)
     folder = app.workspace.ensure_state_dir() / "distill" / contract.slot / key[:16]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "dataset.json", dataset.to_json().encode())
@@ -135,6 +140,15 @@ async def specialise(
     return Made(specialist, trained, folder)
 
 
+def teacher_of(name: str, root: Path) -> Weights:
+    """Return the weights of a recipe's teacher.
+
+    Raises:
+        UnknownNameError: there is no such model.
+    """
+    return find_weights(name.removeprefix("local:"), root)
+
+
 def job_of(contract: Contract, dataset: Dataset, weights: Weights, recipe: Recipe, folder: Path, root: Path) -> Job:
     """Return what a training is given: the calls as the slot's model will be sent them, and the answers as the grammar lets them through.
 
@@ -151,7 +165,7 @@ def job_of(contract: Contract, dataset: Dataset, weights: Weights, recipe: Recip
     job = Job(weights, list(map(text_of, taught)), recipe, folder, list(map(text_of, dataset.parts["select"])))
     if recipe.teacher_model is None:
         return job
-    teacher = find_weights(recipe.teacher_model.removeprefix("local:"), root)
+    teacher = teacher_of(recipe.teacher_model, root)
     return replace(job, teacher=teacher, chats=[chat_of(contract.messages(contract.load(e.input))) for e in taught])
 
 
@@ -162,5 +176,6 @@ async def _train(job: Job, progress: Progress) -> Trained:
     progress("train", 0, 1)
     trained = await train_aside(job, lambda done, total: progress("train", done, total))
     write_atomically(note, json.dumps(asdict(trained)).encode())
-    (job.folder / "checkpoint.pt").unlink(missing_ok=True)
+    for done_with in ("checkpoint.pt", TEACHER):
+        (job.folder / done_with).unlink(missing_ok=True)
     return trained

@@ -25,7 +25,7 @@ from .base import Chat, Text, load_base, sample_of
 from .lower import LowerLayers
 from .recipe import Recipe
 from .rows import Examples, Row, attends_only, micro_batches, model_inputs, padded_length
-from .teacher import Teacher, ask_teacher
+from .teacher import TEACHER, Teacher, ask_teacher
 
 if TYPE_CHECKING:
     import torch
@@ -121,6 +121,7 @@ class _Training:
     def __init__(self, job: Job) -> None:
         import torch
 
+        self.started = time.monotonic()
         recipe, folder = job.recipe, job.folder
         self.recipe, self.folder, self.checkpoint_seconds = recipe, folder, job.checkpoint_seconds
         model, tokenizer = load_base(job.weights)
@@ -136,10 +137,11 @@ class _Training:
             raise DistillError(
                 f"No example fits into {recipe.max_length} tokens; the shortest has {min(map(len, samples))}."
             )
-        self.teacher = (
-            ask_teacher(job.teacher, list(compress(job.chats, fits)), self.fitting, tokenizer) if job.teacher else None
-        )
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.teacher = None
+        if job.teacher:
+            chats = list(compress(job.chats, fits))
+            self.teacher = ask_teacher(job.teacher, chats, self.fitting, tokenizer, self.device, folder / TEACHER)
         self.at_once = TOKENS_AT_ONCE[self.device]
         if self.device == "cpu" and max(map(len, self.fitting)) <= self.at_once:
             model.set_attn_implementation("eager")  # a tenth faster than sdpa there, while the matrices are small
@@ -175,7 +177,6 @@ class _Training:
         self.checkpoint = folder / "checkpoint.pt"
         if self.checkpoint.exists():
             self._continue()
-        self.started = time.monotonic()
 
     def run(self, progress: Progress) -> Trained:
         """Train to the end, or until the select part says that it is enough."""

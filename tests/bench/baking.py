@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import statistics
 import sys
 import time
@@ -42,7 +43,8 @@ TIMED = 20
 
 def main() -> None:
     """Measure and print one JSON line."""
-    found = list((FOLDER / ".hetero" / "distill" / clerk.entities.id).glob("*/dataset.json"))
+    stored = (FOLDER / ".hetero" / "distill" / clerk.entities.id).glob("*/dataset.json")
+    found = sorted(stored, key=lambda path: path.stat().st_mtime, reverse=True)
     if not found:
         sys.exit("Run `python -m examples.loan_clerk.study` first: its sentences are what is trained on.")
     print(json.dumps(asyncio.run(measure(Dataset.from_json(found[0].read_text())))))
@@ -64,7 +66,8 @@ async def measure(data: Dataset) -> dict[str, Any]:
     for name, bake in (("unbaked", False), ("baked", True)):
         recipe = Recipe(epochs=2.0, max_length=1024, bake=bake, patience=0)
         folder = WORK / name
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # a checkpoint of an earlier run would be gone on from
+        folder.mkdir(parents=True)
         trained = await train_aside(job_of(contract, data, WEIGHTS, recipe, folder, Path()), lambda done, total: None)
         adapter_to_gguf(folder / "adapter", fetch_weights(WEIGHTS), folder / "adapter.gguf")
         servers = LocalServers()

@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -63,8 +64,11 @@ def main() -> None:
 async def measure(name: str) -> dict[str, Any]:
     """Sweep, train both, answer, compare."""
     contract, weights, work = SLOTS[name].contract, find_weights(WEIGHTS), Path(".bench") / "sft_speed" / name
-    work.mkdir(parents=True, exist_ok=True)
-    data = Dataset.from_json(max((FOLDER / ".hetero" / "distill" / name).glob("*/dataset.json")).read_text())
+    shutil.rmtree(work, ignore_errors=True)  # a checkpoint of an earlier run would be gone on from
+    work.mkdir(parents=True)
+    data = Dataset.from_json(
+        max((FOLDER / ".hetero" / "distill" / name).glob("*/dataset.json"), key=lambda p: p.stat().st_mtime).read_text()
+    )
     recipe = Recipe(epochs=RECIPES[name].epochs, max_length=RECIPES[name].max_length, patience=0)
     job = job_of(contract, data, weights, recipe, work / "ours", Path())
     job = Job(weights, job.texts, recipe, work / "ours")
@@ -106,7 +110,7 @@ async def measure(name: str) -> dict[str, Any]:
     began = time.perf_counter()
     trained = await train_aside(job, lambda done, total: None)
     whole = time.perf_counter() - began
-    ours = len(texts) * recipe.epochs / trained.seconds
+    ours = (len(texts) - trained.left_out) * recipe.epochs / trained.seconds
     right = {who: await answers(name, work / who, data, trained.longest_answer) for who in ("ours", "trl")}
     return {
         "slot": name,
