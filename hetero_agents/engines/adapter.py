@@ -37,22 +37,12 @@ def adapter_to_gguf(adapter: Path, base_gguf: Path, target: Path) -> None:
     except ImportError as error:
         raise MissingExtraError("Converting an adapter", "distill") from error
     config = json.loads((adapter / "adapter_config.json").read_text())
-    reader = gguf.GGUFReader(base_gguf)
-
-    def field(name: str) -> Any:
-        return reader.fields[name].contents()
-
-    architecture = field("general.architecture")
     if config.get("use_dora"):
         raise EngineError("llama.cpp takes no DoRA adapters; `hetero distill` merges them into a whole model.")
-    blocks, heads = field(f"{architecture}.block_count"), field(f"{architecture}.attention.head_count")
-    kv_heads = field(f"{architecture}.attention.head_count_kv")
-    known = {name: index for index, name in gguf.MODEL_ARCH_NAMES.items()}
-    names = gguf.get_tensor_name_map(known[architecture], blocks)
-    shapes = {tensor.name: tuple(int(n) for n in tensor.shape) for tensor in reader.tensors}
+    base = _BaseFile(base_gguf)
 
     temporary = target.with_name(f".{target.name}.part")
-    writer = gguf.GGUFWriter(temporary, architecture)
+    writer = gguf.GGUFWriter(temporary, base.architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     # llama.cpp scales by alpha / r; rsLoRA scales by alpha / sqrt(r).
@@ -60,18 +50,18 @@ def adapter_to_gguf(adapter: Path, base_gguf: Path, target: Path) -> None:
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha * rank**0.5 if config.get("use_rslora") else alpha)
     for key, array in sorted(load_file(adapter / "adapter_model.safetensors").items()):
         module, _, part = key.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
-        name = names.get_name(module)
-        if name is None or f"{name}.weight" not in shapes:
+        name = base.names.get_name(module)
+        if name is None or f"{name}.weight" not in base.shapes:
             raise EngineError(
                 f"The adapter has weights for {module!r}, which {base_gguf.name} does not have: it is for another base."
             )
-        inputs, outputs = shapes[f"{name}.weight"]
+        outputs, inputs = base.shapes[f"{name}.weight"]
         if (part == "A" and array.shape[1] != inputs) or (part == "B" and array.shape[0] != outputs):
             raise EngineError(
                 f"The adapter's {module!r} has shape {array.shape}, which does not fit {base_gguf.name}: it is for another base."
             )
-        if part == "B" and architecture == "llama" and module.endswith(("q_proj", "k_proj")):
-            array = _permuted(array, heads if module.endswith("q_proj") else kv_heads)
+        if part == "B":
+            array = base.in_its_order(module, array)
         writer.add_tensor(f"{name}.weight.lora_{part.lower()}", array.astype("float32"))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -96,29 +86,43 @@ def whole_to_gguf(changed: Path, served: Path, target: Path) -> None:
         from safetensors.numpy import load_file
     except ImportError as error:
         raise MissingExtraError("Converting a model", "distill") from error
-    reader = gguf.GGUFReader(served)
-
-    def field(name: str) -> Any:
-        return reader.fields[name].contents()
-
-    architecture = field("general.architecture")
-    blocks, heads = field(f"{architecture}.block_count"), field(f"{architecture}.attention.head_count")
-    kv_heads = field(f"{architecture}.attention.head_count_kv")
-    known = {name: index for index, name in gguf.MODEL_ARCH_NAMES.items()}
-    names = gguf.get_tensor_name_map(known[architecture], blocks)
-    shapes = {tensor.name: tuple(int(n) for n in tensor.shape[::-1]) for tensor in reader.tensors}
+    base = _BaseFile(served)
     replaced: dict[str, Array] = {}
     for key, array in load_file(changed).items():
         module = key.removesuffix(".weight").removesuffix(".bias")
-        name = f"{names.get_name(module)}.{key.rpartition('.')[2]}"
-        if shapes.get(name) != array.shape:
+        name = f"{base.names.get_name(module)}.{key.rpartition('.')[2]}"
+        if base.shapes.get(name) != array.shape:
             raise EngineError(f"The matrix {key!r} does not fit {served.name}: it is for another base.")
-        if architecture == "llama" and module.endswith(("q_proj", "k_proj")):
-            array = _permuted(array, heads if module.endswith("q_proj") else kv_heads)
-        replaced[name] = array.astype("float32")
-    rewrite(reader, target, lambda tensor: gguf.GGMLQuantizationType(tensor.tensor_type), replaced)
+        replaced[name] = base.in_its_order(module, array).astype("float32")
+    rewrite(base.reader, target, lambda tensor: gguf.GGMLQuantizationType(tensor.tensor_type), replaced)
 
 
-def _permuted(rows: Array, heads: int) -> Array:
-    """Reorder the rows of Llama's q and k from Hugging Face's rotary layout to GGUF's."""
-    return rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+class _BaseFile:
+    """A base's GGUF file: how it names what transformers names, and in which order its rows stand.
+
+    Attributes:
+        reader: of the file.
+        architecture: as GGUF calls it.
+        names: gives a tensor's name there for a module of transformers.
+        shapes: of its tensors, rows first, as in transformers.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import gguf
+
+        self.reader = gguf.GGUFReader(path)
+        self.architecture: str = self._field("general.architecture")
+        known = {name: index for index, name in gguf.MODEL_ARCH_NAMES.items()}
+        blocks = self._field(f"{self.architecture}.block_count")
+        self.names = gguf.get_tensor_name_map(known[self.architecture], blocks)
+        self.shapes = {tensor.name: tuple(int(n) for n in tensor.shape[::-1]) for tensor in self.reader.tensors}
+
+    def in_its_order(self, module: str, rows: Array) -> Array:
+        """Return a module's rows as the file has them: Llama's q and k are in another rotary layout there."""
+        if self.architecture != "llama" or not module.endswith(("q_proj", "k_proj")):
+            return rows
+        heads = self._field(f"llama.attention.head_count{'_kv' if module.endswith('k_proj') else ''}")
+        return rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+    def _field(self, name: str) -> Any:
+        return self.reader.fields[name].contents()
