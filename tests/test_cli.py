@@ -1,5 +1,6 @@
 """`hetero`: answers as JSON, mistakes as one sentence with exit code 2, failures with 1."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hetero_agents.bindings import SpecialistId, Workspace
 from hetero_agents.contract import SlotId
+from hetero_agents.routing import Seen, State
 from hetero_agents.spans import SealedVault
 
 from .support import Hetero, lock_entry, span, write_workspace
@@ -295,8 +297,94 @@ def test_a_rollback_with_nothing_to_put_back_is_one_sentence(desk: Hetero, tmp_p
     workspace, slot = Workspace(tmp_path), SlotId("clidesk.classify")
     workspace.add_specialist(SpecialistId(f"{slot}@1"), lock_entry(slot))
     workspace.activate(slot, SpecialistId(f"{slot}@1"))
-    assert desk("rollback", slot, "--json").json == {"slot": slot, "active": None, "stage": "active", "replaced": []}
+    assert desk("rollback", slot, "--json").json == {
+        "slot": slot,
+        "active": None,
+        "stage": "active",
+        "share": None,
+        "replaced": [],
+    }
     assert "so there is nothing to roll back" in desk("rollback", slot).sentence
+
+
+BUDGET = '[slots."clidesk.classify"]\nerror_budget = 0.1\n'
+
+
+def test_a_specialist_is_promoted_by_stages(desk: Hetero, tmp_path: Path) -> None:
+    slot = SlotId("clidesk.classify")
+    contract = next(row["contract"] for row in desk("slots", "--json").json if row["slot"] == slot)
+    (tmp_path / "w").write_bytes(b"weights")
+    gguf = tmp_path / "adapters" / "1" / "adapter.gguf"
+    gguf.parent.mkdir(parents=True)
+    gguf.write_bytes(b"weights")
+    entry = lock_entry(slot, contract).model_copy(update={"gguf_sha256": hashlib.sha256(b"weights").hexdigest()})
+    Workspace(tmp_path).add_specialist(SpecialistId(f"{slot}@1"), entry)
+    assert desk("promote", slot, "--stage", "shadow", "--json").json["stage"] == "shadow"
+    shadow = desk("promote", slot, "--stage", "canary", "--share", "0.25")
+    assert shadow.out == f"{slot} is filled by the model that hetero.toml names; {slot}@1 answers 25% of the calls.\n"
+    [row] = [row for row in desk("slots", "--json").json if row["slot"] == slot]
+    assert row["filled_by"] == f"{slot}@1 (canary) -> big"
+    assert "needs an error_budget" in desk("promote", slot, "--auto").sentence
+    assert desk("promote", slot).out == f"{slot} is filled by {slot}@1.\n"
+    assert "is not one of" in desk("promote", slot, "--stage", "half").sentence
+
+
+@pytest.mark.filterwarnings("ignore:.* is not used")
+def test_the_evidence_decides_what_auto_does(desk: Hetero, tmp_path: Path) -> None:
+    write_workspace(tmp_path, TOML + BUDGET)
+    slot = SlotId("clidesk.classify")
+    assert "no specialist to move" in desk("promote", slot, "--auto").sentence
+    workspace = Workspace(tmp_path)
+    workspace.add_specialist(SpecialistId(f"{slot}@1"), lock_entry(slot))
+    workspace.activate(slot, SpecialistId(f"{slot}@1"), "shadow")
+    assert (
+        "stays: 0 of 0 kept answers were wrong, of 0 that were compared: not decided yet."
+        in desk("promote", slot, "--auto").out
+    )
+    state = State(tmp_path / ".hetero" / "state.db")
+    for _ in range(60):
+        state.saw(f"{slot}@1", "shadow", Seen(True, False, 0.5), 0.1)
+    state.close()
+    done = desk("promote", slot, "--auto", "--json").json
+    assert (done["move"], done["now"]["stage"], done["now"]["share"], done["p95_seconds"]) == (
+        "forward",
+        "canary",
+        0.1,
+        0.5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("budget", "sentence"), [("0", "greater than 0"), ("1.5", "less than 1"), ('"5 %"', "valid number")]
+)
+def test_an_error_budget_that_is_none_is_one_sentence(desk: Hetero, tmp_path: Path, budget: str, sentence: str) -> None:
+    write_workspace(tmp_path, TOML + BUDGET.replace("0.1", budget))
+    said = desk("slots").sentence
+    assert "slots.clidesk.classify.error_budget" in said
+    assert sentence in said
+
+
+def test_a_report_of_a_slot_without_a_specialist_says_what_the_vault_holds(desk: Hetero, tmp_path: Path) -> None:
+    for _ in range(2):
+        desk("run", "clidesk.triage", "hello")
+    done = desk("report", "clidesk.classify", "--json").json
+    [row] = done["slots"]
+    assert (row["calls"], row["repeated"], row["constant"], row["kept"]) == (4, 3, 4, 0)
+    assert row["specialist"] is None
+    assert row["spent"]["input_tokens"] > 0
+    assert done["whole"] is None
+    page = tmp_path / "page.html"
+    assert "makes one" in desk("report", "--html", str(page)).out
+    assert "What can move" in page.read_text()
+
+
+def test_iterate_needs_a_slot_with_a_budget_and_says_what_it_did(desk: Hetero, tmp_path: Path) -> None:
+    assert "No slot has an error_budget" in desk("iterate").sentence
+    write_workspace(tmp_path, TOML + BUDGET)
+    done = json.loads(desk("iterate", "--json").out)
+    assert (done["slot"], done["did"]) == ("clidesk.classify", "nothing")
+    assert "needs 40" in done["why"]
+    assert json.loads((tmp_path / ".hetero" / "iterate.jsonl").read_text()) == done
 
 
 def test_doctor_says_what_is_right_and_wrong(desk: Hetero, tmp_path: Path) -> None:

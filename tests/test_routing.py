@@ -18,7 +18,6 @@ from hetero_agents.bindings import SpecialistId
 from hetero_agents.contract import Contract, SlotId
 from hetero_agents.engines import Endpoint
 from hetero_agents.routing import Answer, Link, State, ask
-from hetero_agents.routing.chain import confidence_of
 from hetero_agents.routing.state import FAILURES_TO_OPEN, REST_SECONDS
 
 from .conftest import OpenApp
@@ -157,7 +156,7 @@ def test_a_resting_specialist_is_not_asked_and_the_route_says_so(state: State) -
     specialist = answers("a")
     route = asked(state, link("a.b@1", specialist), link("big", answers("b"))).route
     assert specialist.asked == []
-    assert route.reason == "a.b@1 rests after repeated engine failures"
+    assert route.reason == "a.b@1: it rests after repeated engine failures"
 
 
 def test_a_rest_ends(state: State, clock: Clock) -> None:
@@ -224,19 +223,6 @@ def test_a_slot_whose_specialist_fails_is_answered_by_its_tier(open_app: OpenApp
 def with_logprobs(*logprobs: float) -> ModelResponse:
     tokens = [{"token": "a", "logprob": logprob} for logprob in logprobs]
     return ModelResponse(parts=[TextPart(json.dumps("a"))], provider_details={"logprobs": tokens})
-
-
-def test_a_confidence_is_the_product_of_the_tokens_probabilities() -> None:
-    assert confidence_of(with_logprobs(math.log(0.5), math.log(0.5))) == pytest.approx(0.25)
-
-
-def test_a_confidence_is_at_most_one() -> None:
-    assert confidence_of(with_logprobs(1e-6, 0.0)) == 1.0
-
-
-@pytest.mark.parametrize("details", [None, {}, {"logprobs": []}])
-def test_without_probabilities_there_is_no_confidence(details: dict[str, Any] | None) -> None:
-    assert confidence_of(ModelResponse(parts=[TextPart("a")], provider_details=details)) is None
 
 
 def test_the_confidence_of_an_answer_is_in_its_attempt(state: State) -> None:

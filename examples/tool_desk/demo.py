@@ -1,7 +1,7 @@
 """`make demo`: the whole loop on one machine, in `.hetero/demo`, with honest figures.
 
-Run the desk on the LLM -> distill both slots -> promote -> run held-out work -> report. Each step is
-kept, so a second run uses what the first one made, and an interrupted one goes on.
+Run the desk on the LLM -> distill both slots -> promote -> run held-out work, with all of the specialists'
+answers and then within the error budget -> report. Each step is kept, so a second run uses what the first one made, and an interrupted one goes on.
 """
 
 from __future__ import annotations
@@ -125,11 +125,17 @@ def _which_llm(llm: str | None, train_on_outputs: bool) -> str:
     return llm
 
 
-def _write_workspace(llm: str, items: Sequence[Item]) -> None:
-    toml = (HERE / "hetero.toml").read_text("utf-8")
+def _write_toml(llm: str, *, budgets: bool) -> None:
+    """Write the workspace's hetero.toml; without budgets a specialist answers all calls of its slot."""
+    lines = (HERE / "hetero.toml").read_text("utf-8").splitlines(keepends=True)
+    toml = "".join(line for line in lines if budgets or not line.startswith("error_budget"))
     if llm != ANSWER_KEY:
         toml = toml.replace("replay:answers.jsonl", llm)
     write_atomically(FOLDER / "hetero.toml", toml.encode())
+
+
+def _write_workspace(llm: str, items: Sequence[Item]) -> None:
+    _write_toml(llm, budgets=True)
     shutil.copyfile(HERE / "desk.py", FOLDER / "desk.py")
     lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in answer_lines(list(items)))
     write_atomically(FOLDER / "answers.jsonl", "".join(lines).encode())
@@ -150,10 +156,15 @@ async def _loop(items: Sequence[Item], llm: str, clock: _Clock) -> tuple[dict[st
                 )
                 lap.counts = not made[name].reused
             registry.app.workspace.activate(slot.id, made[name].specialist_id)
+        budgets = {name: d.specialist.certificate for name, d in made.items()}
         specialists: dict[str, Any] = {name: [d.specialist_id, d.specialist.adapter_sha256] for name, d in made.items()}
         held_out = [item for item in items_of_part(made["desk.choose"], items, "test") if not item.unseen]
+        _write_toml(llm, budgets=False)
         after = await _kept_runs("held_out", held_out[:CODE_RUNS], "code", specialists, clock, progress)
         as_agent = await _kept_runs("held_out_agent", held_out[:AGENT_RUNS], "agent", specialists, clock, progress)
+        _write_toml(llm, budgets=True)
+        shown = {**specialists, "budgets": [c and c.model_dump(exclude={"created"}) for c in budgets.values()]}
+        within = await _kept_runs("held_out_budget", held_out[:CODE_RUNS], "code", shown, clock, progress)
         unseen = [item for item in items if item.unseen]
         unseen_lines = await _unseen_tools(unseen, made, specialists, clock, progress)
     predictions = [
@@ -174,10 +185,16 @@ async def _loop(items: Sequence[Item], llm: str, clock: _Clock) -> tuple[dict[st
             "by_specialist": after.by_specialist + as_agent.by_specialist,
             "by_llm": after.calls + as_agent.calls - after.by_specialist - as_agent.by_specialist,
         },
+        "calls_within_budget": {
+            "total": within.calls,
+            "by_specialist": within.by_specialist,
+            "by_llm": within.calls - within.by_specialist,
+        },
         "workflow": {
             "before": share([before.ok[item] for item in after.ok]),
             "after": share(list(after.ok.values())),
             "agent_after": share(list(as_agent.ok.values())),
+            "within_budget": share(list(within.ok.values())),
         },
         "tokens": tokens(held_out),
         "seconds_per_call": {
@@ -284,6 +301,7 @@ def _notes(llm: str) -> list[str]:
     notes = [
         "Right means: BFCL accepts the answer. Tools recur between training and test, requests do not; tools that no specialist saw are counted apart.",
         f"The workflow is run on {CODE_RUNS} held-out requests in code agency and {AGENT_RUNS} with the root agent; a slot's own score is on all held-out calls.",
+        "Within the error budget a specialist gives only the answers that it was shown to be sure enough of, on calls kept apart for that; the LLM gives the others.",
     ]
     if llm == ANSWER_KEY:
         notes.insert(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from hetero_agents import Slot
@@ -10,6 +11,7 @@ from hetero_agents.bindings import Score
 from hetero_agents.contract import compact_json, sha256_of
 from hetero_agents.distill import Distilled, paired_difference, wilson
 from hetero_agents.distill.base import chat_of, load_tokenizer, prompt_tokens, safetensors_folder
+from hetero_agents.distill.certify import Tried, keeps
 from hetero_agents.distill.curate import Example
 from hetero_agents.distill.evaluate import Prediction, plain_code
 from hetero_agents.engines.catalog import find_weights
@@ -106,6 +108,23 @@ def slot_report(
         "base": made.specialist.base,
         "unseen_tools": _unseen_report(name, made, unseen, best),
         "goal": GOALS[name],
+        "budget": _budget_report(name, made, lines),
+    }
+
+
+def _budget_report(name: str, made: Distilled, lines: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What the error budget's certificate says, and how often what is kept of the test part is wrong by BFCL's rules."""
+    certificate = made.specialist.certificate
+    if certificate is None:
+        return None
+    right = {compact_json(line["input"]): line["right"] for line in lines if line["phase"] == "specialist"}
+    mine = [p for p in made.predictions if p.phase == "specialist"]
+    kept = [p for p in mine if keeps(certificate, Tried(p.key, p.signals, wrong=False, refused=not p.valid))]
+    return {
+        **certificate.model_dump(mode="json", exclude={"calibrator", "checks_sha256", "created"}),
+        "kept_of_test": share([p in kept for p in mine]),
+        "wrong_of_kept": share([not right[compact_json(p.input)] for p in kept]) if kept else None,
+        "reliability": list(map(asdict, made.reliability)),
     }
 
 

@@ -4,11 +4,13 @@ Whether a model exists is the engines' question; this room knows names, forms an
 """
 
 from .config import Config, ModelConfig, PrivacyConfig, SlotConfig, TierConfig
-from .lock import Lock, Score, SlotLock, Specialist, SpecialistId
+from .lock import Calibrator, Certificate, Lock, Score, SlotLock, Specialist, SpecialistId
 from .workspace import Binding, Workspace
 
 __all__ = [
     "Binding",
+    "Calibrator",
+    "Certificate",
     "Config",
     "Lock",
     "ModelConfig",

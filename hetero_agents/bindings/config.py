@@ -53,8 +53,18 @@ class SlotConfig(_Form):
     fallback: list[str] | None = None
     timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds for one model's attempt; afterwards the call goes down its chain."""
+    error_budget: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The largest accepted rate of wrong answers among those that a specialist gives alone; all its answers are kept where None."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """With which it must have been shown that the error budget is kept."""
+    samples: Annotated[int, Field(ge=1, le=17)] = 1
+    """Answers of a specialist that a vote may be among, under an error budget; `hetero distill` finds how many of them pay."""
+    audit: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """Share of the answers that a specialist gives alone under an error budget that the next model is asked for too, for ever."""
     split_by: str | None = None
     """The parameter that keeps held-out work apart in `hetero distill`; the whole input where None."""
+    keep_together: list[Literal["run", "subject"]] = []
+    """What else is never divided between training and held-out work: calls of one run, calls of one person."""
     compare: Literal["exact", "unordered", "fields", "judge"] = "exact"
     """When `hetero distill` calls an answer right: equal, equal but for the order of lists, by F1 of its fields, as a judge says."""
     tolerance: Annotated[float, Field(ge=0)] = 0.0

@@ -22,7 +22,8 @@ from ..errors import ConfigError
 SpecialistId = NewType("SpecialistId", str)
 """`slot@version`, for example `desk.extract@2`. Versions count from 1 and are never used again."""
 
-Stage = Literal["candidate", "active"]
+Stage = Literal["shadow", "canary", "active"]
+"""Of a slot's specialist: its answers are compared and never returned; a share of calls is its own; all are. Before, it is a candidate."""
 
 
 class _Form(BaseModel):
@@ -36,6 +37,52 @@ class Score(_Form):
     low: float
     high: float
     n: int
+
+
+class Calibrator(_Form):
+    """From what an engine says of an answer to the probability that it is right: a logistic function (Platt 1999)."""
+
+    bias: float
+    weights: dict[str, float]
+    """By signal, as `routing.signals_of` names them."""
+
+
+class Certificate(_Form):
+    """What was shown of the answers that a specialist gives alone: at most `error_budget` of them are wrong, with `confidence`.
+
+    Learn-then-Test (Angelopoulos et al. 2021) by fixed-sequence testing. It holds for calls that are exchangeable with those
+    that were certified on, each cluster of near-duplicates counted once.
+    """
+
+    error_budget: float
+    confidence: float
+    against: str
+    """What an answer was compared with, and how: what "wrong" means."""
+    samples: int
+    """Answers that are compared with each other; 1 asks once."""
+    calibrator: Calibrator
+    threshold: float | None
+    """Calibrated probability from which an answer is kept; None keeps none."""
+    calls: int
+    """Calls of the certify part, one of each cluster."""
+    kept: int
+    """Those of them at or above the threshold."""
+    wrong: int
+    """Wrong ones among the kept."""
+    upper_bound: float
+    """Clopper and Pearson's one-sided bound on the rate of wrong answers among the kept, at `confidence`; 1 where none is kept."""
+    missing: str | None = None
+    """Why nothing is kept, and how many more calls might change that; None where something is."""
+    checks_sha256: Sha256
+    """Of the slot's checks: others ask for a new calibration."""
+    share: Score
+    """Share of the test part's calls that are kept."""
+    risk: Score | None
+    """Wrong answers among those, as a share; None where none is kept."""
+    calibration_error: float
+    """Expected calibration error on the test part, ten bins of equal size (Naeini et al. 2015)."""
+    created: str
+    """ISO 8601, UTC."""
 
 
 class Specialist(_Form):
@@ -72,6 +119,8 @@ class Specialist(_Form):
     """Longest answer that is let through, in tokens of the base."""
     baked: bool = False
     """It is sent a call's values alone: instruction and names are in its weights."""
+    certificate: Certificate | None = None
+    """What was shown for the slot's error budget, where it has one."""
     exposure: dict[str, float] | None = None
     """What attacks found of secrets that were planted for its recipe on its data (`hetero distill --canaries`); None where nobody tried."""
     created: str
@@ -90,6 +139,9 @@ class SlotLock(_Form):
 
     active: SpecialistId | None = None
     stage: Stage = "active"
+    """How far the active one has come; until it is `active`, what it replaced answers the other calls."""
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the calls that it answers as a canary."""
     replaced: list[SpecialistId | None] = []
     """What was active before, oldest first; None is the model that `hetero.toml` names."""
 

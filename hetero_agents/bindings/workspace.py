@@ -12,9 +12,12 @@ from typing import Generic, TypeVar
 from ..contract import Sha256, SlotId
 from ..errors import ConfigError, UnknownNameError
 from .config import Config, ModelConfig, SlotConfig, Tier
-from .lock import Lock, SlotLock, Specialist, SpecialistId, update_lock
+from .lock import Certificate, Lock, SlotLock, Specialist, SpecialistId, Stage, update_lock
 
 T = TypeVar("T")
+
+CANARY_SHARE = 0.1
+"""Share of the calls that a canary answers where nobody says another."""
 
 CONFIG_NAME, LOCK_NAME, STATE_DIR = "hetero.toml", "hetero.lock", ".hetero"
 
@@ -25,6 +28,7 @@ class Binding:
 
     slot: str
     specialist_id: SpecialistId | None
+    """The specialist that is asked first: the active one, or while that is on its way, the one before it."""
     specialist: Specialist | None
     models: tuple[tuple[str, ModelConfig], ...]
     """(name in `[models]`, its entry), best first."""
@@ -32,6 +36,13 @@ class Binding:
     """What `hetero.toml` says of the slot."""
     refused: str | None = None
     """Why the active specialist is not used, where it is not."""
+    stage: Stage = "active"
+    """How far `coming` has come."""
+    coming: SpecialistId | None = None
+    """The specialist on its way, where one is: in `shadow` or `canary`."""
+    coming_entry: Specialist | None = None
+    share: float = 0.0
+    """Share of the calls that `coming` is asked first for."""
 
 
 class Workspace:
@@ -46,7 +57,7 @@ class Workspace:
         self._lock = _Watched(self.lock_path, Lock.load)
         self._warned: set[tuple[SpecialistId, Sha256]] = set()
         # A binding follows from the two files alone: made again when either was read again.
-        self._bindings: dict[tuple[str, Tier, Sha256 | None], tuple[Config, Lock, Binding]] = {}
+        self._bindings: dict[tuple[str, Tier, Sha256 | None, Sha256 | None], tuple[Config, Lock, Binding]] = {}
 
     @classmethod
     def find(cls, start: Path | None = None) -> Workspace:
@@ -95,25 +106,28 @@ class Workspace:
             raise UnknownNameError("model", name, models, hint="name one in [models] of hetero.toml")
         return models[name]
 
-    def binding(self, slot: str, tier: Tier, contract: Sha256 | None) -> Binding:
+    def binding(self, slot: str, tier: Tier, contract: Sha256 | None, checks: Sha256 | None = None) -> Binding:
         """Return what fills a slot now.
 
         Args:
             slot: the slot's id, or an agent's name.
             tier: what the slot falls back on.
             contract: the contract's hash in the code; None for an agent's own model, which has no specialists.
+            checks: the hash of the slot's checks in the code.
 
         Raises:
             ConfigError: the slot has no model: neither its own entry nor its tier names one.
         """
         config, lock = self.config, self.lock
-        key = (slot, tier, contract)
+        key = (slot, tier, contract, checks)
         known = self._bindings.get(key)
         if known is None or known[0] is not config or known[1] is not lock:
-            known = self._bindings[key] = (config, lock, self._bind(config, lock, slot, tier, contract))
+            known = self._bindings[key] = (config, lock, self._bind(config, lock, *key))
         return known[2]
 
-    def _bind(self, config: Config, lock: Lock, slot: str, tier: Tier, contract: Sha256 | None) -> Binding:
+    def _bind(
+        self, config: Config, lock: Lock, slot: str, tier: Tier, contract: Sha256 | None, checks: Sha256 | None
+    ) -> Binding:
         entry = config.slots.get(slot, SlotConfig())
         base = config.tiers.get(tier)
         if entry.model is None and base is None:
@@ -124,19 +138,40 @@ class Workspace:
         names = [entry.model] if entry.model else [base.model] if base else []
         names += entry.fallback if entry.fallback is not None else base.fallback if base else []
         models = tuple((name, config.models[name]) for name in dict.fromkeys(names))
-        active = lock.slots.get(SlotId(slot), SlotLock()).active
-        specialist = lock.specialists[active] if active and contract else None
+        state = lock.slots.get(SlotId(slot), SlotLock())
+        if contract is None:
+            return Binding(slot, None, None, models, entry)
+
+        def usable(name: SpecialistId | None) -> tuple[SpecialistId | None, Specialist | None, str | None]:
+            if name is None:
+                return None, None, None
+            specialist = lock.specialists[name]
+            reason = self._reason(name, specialist, entry, contract, checks)
+            return (None, None, reason) if reason else (name, specialist, None)
+
+        if state.stage == "active":
+            return Binding(slot, *usable(state.active)[:2], models, entry, refused=usable(state.active)[2])
+        coming, coming_entry, reason = usable(state.active)
+        name, specialist, before = usable(state.replaced[-1] if state.replaced else None)
+        share = state.share or 0.0
+        on_its_way = (state.stage, coming, coming_entry, share)
+        return Binding(slot, name, specialist, models, entry, reason or before, *on_its_way)
+
+    def _reason(
+        self, name: SpecialistId, specialist: Specialist, entry: SlotConfig, contract: Sha256, checks: Sha256 | None
+    ) -> str | None:
+        """Why a specialist may not be used; said once."""
         reason = None
-        if active and specialist and specialist.contract_sha256 != contract:
-            reason = f"the contract of {slot!r} has changed since {active} was trained"
-        elif specialist and specialist.withdrawn:
+        if specialist.contract_sha256 != contract:
+            reason = f"the contract of {specialist.slot!r} has changed since {name} was trained"
+        elif specialist.withdrawn:
             reason = specialist.withdrawn
-        if active and specialist and reason:
-            if (active, specialist.contract_sha256) not in self._warned:
-                self._warned.add((active, specialist.contract_sha256))
-                warnings.warn(f"{active} is not used: {reason}; run `hetero distill {slot}` again.", stacklevel=2)
-            return Binding(slot, None, None, models, entry, refused=reason)
-        return Binding(slot, active if specialist else None, specialist, models, entry)
+        elif entry.error_budget is not None:
+            reason = uncertified(specialist.certificate, entry.error_budget, entry.confidence, checks)
+        if reason and (name, specialist.contract_sha256) not in self._warned:
+            self._warned.add((name, specialist.contract_sha256))
+            warnings.warn(f"{name} is not used: {reason}; run `hetero distill {specialist.slot}` again.", stacklevel=2)
+        return reason
 
     # -- what `hetero promote`, `rollback` and `distill` write ------------------------------------
 
@@ -147,29 +182,57 @@ class Workspace:
             lambda lock: lock.model_copy(update={"specialists": {**lock.specialists, specialist_id: specialist}}),
         )
 
-    def activate(self, slot: SlotId, specialist: SpecialistId) -> SlotLock:
-        """Make a specialist the slot's occupant; calls in flight finish on the old one."""
+    def activate(
+        self,
+        slot: SlotId,
+        specialist: SpecialistId,
+        stage: Stage = "active",
+        share: float = CANARY_SHARE,
+        *,
+        expected: SlotLock | None = None,
+    ) -> SlotLock:
+        """Make a specialist the slot's occupant, or let it come one stage further; calls in flight finish on the old one.
+
+        Args:
+            slot: the slot.
+            specialist: a specialist of it.
+            stage: how far it comes.
+            share: of the calls that are its own as a canary.
+            expected: what the caller saw; nothing is written where it is not so any more.
+
+        Raises:
+            ConfigError: another command has changed the slot since.
+        """
 
         def change(lock: Lock) -> Lock:
             before = lock.slots.get(slot, SlotLock())
             if specialist not in lock.specialists:
                 raise UnknownNameError("specialist", specialist, lock.specialists)
-            if before.active == specialist:
-                return lock
-            after = SlotLock(active=specialist, replaced=[*before.replaced, before.active])
+            if expected is not None and before != expected:
+                raise ConfigError(
+                    f"Another command has changed slot {slot!r} meanwhile (now {before.active}, {before.stage}); look at `hetero slots` and decide again."
+                )
+            replaced = before.replaced
+            if before.active != specialist:
+                # Who was still on the way never filled the slot, and is nothing to go back to.
+                replaced = [*replaced, before.active] if before.stage == "active" else replaced
+            own = share if stage == "canary" else None
+            after = SlotLock(active=specialist, stage=stage, share=own, replaced=replaced)
             return lock.model_copy(update={"slots": {**lock.slots, slot: after}})
 
         return update_lock(self.lock_path, change).slots[slot]
 
-    def restore(self, slot: SlotId) -> SlotLock:
+    def restore(self, slot: SlotId, *, expected: SlotLock | None = None) -> SlotLock:
         """Put back what the slot's occupant replaced.
 
         Raises:
-            ConfigError: nothing was ever promoted into the slot.
+            ConfigError: nothing was ever promoted into the slot, or it is not as `expected` any more.
         """
 
         def change(lock: Lock) -> Lock:
             before = lock.slots.get(slot, SlotLock())
+            if expected is not None and before != expected:
+                raise ConfigError(f"Another command has changed slot {slot!r} meanwhile; look at `hetero slots`.")
             if before.active is None:
                 raise ConfigError(f"Slot {slot!r} has no active specialist, so there is nothing to roll back.")
             after = SlotLock(active=before.replaced[-1] if before.replaced else None, replaced=before.replaced[:-1])
@@ -188,13 +251,26 @@ class Workspace:
                 if entry.active and entry.active in specialists:
                     demoted.append(entry.active)
                 history = [name for name in (*entry.replaced, entry.active) if name not in specialists]
-                after[slot] = entry.model_copy(
-                    update={"active": history[-1] if history else None, "replaced": history[:-1]}
-                )
+                now = history[-1] if history else None
+                stage = entry.stage if now == entry.active else "active"
+                after[slot] = entry.model_copy(update={"active": now, "replaced": history[:-1], "stage": stage})
             return lock.model_copy(update={"specialists": {**lock.specialists, **marked}, "slots": after})
 
         update_lock(self.lock_path, change)
         return demoted
+
+
+def uncertified(
+    certificate: Certificate | None, error_budget: float, confidence: float, checks: Sha256 | None
+) -> str | None:
+    """Return why a specialist may not answer alone under an error budget; None where it may."""
+    if certificate is None or certificate.error_budget > error_budget or certificate.confidence < confidence:
+        return f"it was never shown to keep an error budget of {error_budget:g} with confidence {confidence:g}"
+    if certificate.checks_sha256 != checks:
+        return "the slot's checks have changed since its error budget was certified"
+    if certificate.threshold is None:
+        return f"nothing that it answers is certified for an error budget of {error_budget:g}: {certificate.missing}"
+    return None
 
 
 class _Watched(Generic[T]):

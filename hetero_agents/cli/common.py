@@ -22,6 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ..bindings import Certificate
 from ..errors import ConfigError, HeteroError, KeyAccessError
 from ..slots import App, registry
 from ..spans import SealedVault
@@ -136,6 +137,20 @@ def _shown_when_used(bar: Progress) -> Generator[Progress]:
     finally:
         if bar.tasks:
             bar.stop()
+
+
+def certificate_text(certificate: Certificate) -> str:
+    """Return what was shown for an error budget, and on what it stands."""
+    c = certificate
+    head = f"Error budget {c.error_budget:g}, with confidence {c.confidence:g}, against {c.against}: "
+    if c.threshold is None:
+        return f"{head}nothing is kept, every call goes down the chain: {c.missing}."
+    asked = f", asked {c.samples} times a call" if c.samples > 1 else ""
+    risk = f", of which {score_text(c.risk)} are wrong" if c.risk else ""
+    return (
+        f"{head}of {c.calls} calls {c.kept} were kept{asked} and {c.wrong} of them wrong, so at most {c.upper_bound:.3f} are. "
+        f"Of the test part {score_text(c.share)} are kept{risk}. It holds for calls like those (exchangeable)."
+    )
 
 
 def score_text(score: Any) -> str:

@@ -108,6 +108,7 @@ def values_of(made: Distilled) -> dict[str, Any]:
         "differences": {name: asdict(difference) for name, difference in made.differences.items()},
         "slices": [{**asdict(s), "score": s.score.model_dump()} for s in made.slices],
         "grounded": made.grounded.model_dump(),
+        "reliability": list(map(asdict, made.reliability)),
         "asked_again": made.dataset.asked_again,
         "answered_otherwise": made.dataset.answered_otherwise,
         **made.specialist.model_dump(mode="json"),
@@ -144,6 +145,8 @@ def say(app: App, made: Distilled, left_out: Mapping[str, int], refused: Mapping
         _line(f"Texts that are to be copied from the input and are: {common.score_text(made.grounded)}")
     _line(_noise(made))
     _line(_exposure(made))
+    if made.specialist.certificate:
+        _line(common.certificate_text(made.specialist.certificate))
     _line(f"Next: hetero promote {made.specialist_id}")
 
 

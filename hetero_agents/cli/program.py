@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 import typer.main
 
-from . import demo, distill, intake, keys, models, privacy, runs, specialists, workspace
+from . import demo, distill, intake, iterate, keys, models, privacy, report, runs, specialists, workspace
 
 app = typer.Typer(
     name="hetero",
@@ -24,7 +24,9 @@ for command in (
     intake.collect,
     distill.distill,
     specialists.slots,
+    report.report,
     specialists.promote,
+    iterate.iterate,
     specialists.rollback,
     specialists.lineage,
     privacy.forget,

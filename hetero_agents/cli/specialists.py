@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.tree import Tree
 
 from ..bindings import SpecialistId
-from ..bindings.lock import SlotLock
+from ..bindings.lock import SlotLock, Stage
+from ..bindings.workspace import CANARY_SHARE
 from ..contract import SlotId
 from ..errors import ConfigError, IntegrityError, UnknownNameError, UserError
 from ..slots import App, Slot, registry
@@ -51,12 +52,17 @@ def _slot_row(app: App, slot: Slot[..., Any]) -> dict[str, Any]:
         if "specialist" in entry.scores
     ]
     try:
-        binding = app.binding(slot.id, slot.tier, slot.contract.sha256)
+        binding = app.binding(slot.id, slot.tier, slot.contract.sha256, slot.checks_sha256)
     except ConfigError as error:
         filled, note = "nothing", str(error)
     else:
+        coming = [f"{binding.coming} ({binding.stage})"] if binding.coming else []
         filled = " -> ".join(
-            [*([binding.specialist_id] if binding.specialist_id else []), *(name for name, _ in binding.models)]
+            [
+                *coming,
+                *([binding.specialist_id] if binding.specialist_id else []),
+                *(name for name, _ in binding.models),
+            ]
         )
         note = binding.refused
     return {
@@ -72,6 +78,17 @@ def _slot_row(app: App, slot: Slot[..., Any]) -> dict[str, Any]:
 
 def promote(
     specialist: Annotated[str, typer.Argument(help="A specialist (desk.choose@1), or a slot for its newest.")],
+    stage: Annotated[
+        Stage,
+        typer.Option(help="How far: shadow (compared, never returned), canary (a share of the calls), active."),
+    ] = "active",
+    share: Annotated[
+        float,
+        typer.Option(min=0.001, max=1, help="The share of calls that a canary answers; all of them are compared."),
+    ] = CANARY_SHARE,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Move the slot's specialist one stage on or back, if the evidence says so.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Let a specialist fill its slot; running processes see it at their next call."""
@@ -79,6 +96,9 @@ def promote(
 
     app = common.open_app()
     lock = app.workspace.lock
+    if auto:
+        _say_verdict(app, SlotId(specialist.partition("@")[0]), as_json)
+        return
     if "@" not in specialist:
         slot = registry.slot(specialist)
         mine = list(lock.of_slot(slot.id))
@@ -105,7 +125,26 @@ def promote(
         raise IntegrityError(
             f"The weights of {name} at {path} are missing or not those that were evaluated; distill it again."
         )
-    _say_slot(entry.slot, app.workspace.activate(entry.slot, name), as_json)
+    before = lock.slots.get(entry.slot, SlotLock())
+    if (before.active, before.stage) != (name, stage):
+        app.state.forget(name)  # what was seen of it before is of another time
+    after = app.workspace.activate(entry.slot, name, stage, share, expected=before)
+    _say_slot(entry.slot, after, as_json)
+
+
+def _say_verdict(app: App, slot: SlotId, as_json: bool) -> None:
+    from ..rollout import step
+
+    registry.slot(slot)
+    found = step(app, slot)
+    after = app.workspace.lock.slots[slot]
+    if as_json:
+        common.print_json({**asdict(found), "now": after.model_dump(mode="json")})
+    else:
+        moved = {"forward": "goes on", "back": "goes back", "stay": "stays"}[found.move]
+        p95 = "" if found.p95_seconds is None else f"; 95 of 100 took at most {found.p95_seconds:.2f} s"
+        common.out.print(f"{found.specialist}, {found.stage}, {moved}: {found.why}{p95}.", soft_wrap=True, markup=False)
+        _say_slot(slot, after, as_json)
 
 
 def rollback(
@@ -195,4 +234,14 @@ def _say_slot(slot: SlotId, state: SlotLock, as_json: bool) -> None:
     if as_json:
         common.print_json({"slot": slot, **state.model_dump(mode="json")})
     else:
-        common.out.print(f"{slot} is filled by {state.active or 'the model that hetero.toml names'}.", soft_wrap=True)
+        by = state.active or "the model that hetero.toml names"
+        text = f"{slot} is filled by {by}."
+        if state.stage != "active":
+            before = (state.replaced[-1] if state.replaced else None) or "the model that hetero.toml names"
+            how = (
+                "is compared with it in the shadow"
+                if state.stage == "shadow"
+                else f"answers {state.share or 0:.0%} of the calls"
+            )
+            text = f"{slot} is filled by {before}; {by} {how}."
+        common.out.print(text, soft_wrap=True)

@@ -10,6 +10,7 @@ import inspect
 import json
 import typing
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, cast, get_args
 
 from pydantic import ValidationError
@@ -246,6 +247,22 @@ class Contract:
         if "enum" in schema:
             return list(schema["enum"])
         return [True, False] if schema.get("type") == "boolean" else None
+
+    def option_texts(self, arguments: Mapping[str, Any]) -> list[str] | None:
+        """Return the texts, as `answer_text` writes them, of the answers that this call can have; None where they are not few and known."""
+        match self.constraint:
+            case OneOf():  # the usual case, without the schema
+                options = list(dict.fromkeys(arguments[self.constraint.parameter]))
+                return [json.dumps(o, ensure_ascii=False) for o in ([*options, None] if self.abstains else options)]
+            case Fits():
+                return None
+            case None:
+                return self._option_texts
+
+    @cached_property
+    def _option_texts(self) -> list[str] | None:
+        options = self.options({})
+        return None if options is None else [self.answer_text(option, {}) for option in options]
 
     def request_parameters(
         self, arguments: Mapping[str, Any], *, mode: StructuredOutputMode, bare_json: bool

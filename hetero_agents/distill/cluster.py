@@ -30,3 +30,21 @@ def near_duplicates(texts: Sequence[str], near: float = NEAR) -> list[int]:
     vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 4)).fit_transform(texts)
     links = radius_neighbors_graph(cast(Any, vectors), radius=1 - near, metric="cosine")
     return [int(label) for label in connected_components(links, directed=False)[1]]
+
+
+def joined(clusters: Sequence[int], owners: Sequence[str]) -> list[int]:
+    """Return clusters of which those that share an owner are one.
+
+    Args:
+        clusters: a cluster number for each of n texts.
+        owners: whom each text belongs to.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    number = {owner: i for i, owner in enumerate(dict.fromkeys(owners))}
+    size = max(clusters, default=-1) + 1
+    ends = list(clusters), [size + number[owner] for owner in owners]
+    links = coo_array(([1] * len(owners), ends), shape=(size + len(number),) * 2)
+    labels = connected_components(links, directed=False)[1]
+    return [int(labels[cluster]) for cluster in clusters]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,8 @@ from ..bindings import Score
 from ..bindings.config import SlotConfig
 from ..contract import Contract, compact_json, sha256_of
 from ..errors import ConfigError, DistillError
+from ..routing import agrees
+from ..slots.slot import source_of
 from .curate import VERDICTS
 from .evaluate import Prediction, append_lines, leaves
 from .intervals import wilson
@@ -46,32 +47,7 @@ class Agrees(Evaluator[Any, Any, Any]):
 
     def evaluate(self, ctx: EvaluatorContext[Any, Any, Any]) -> float:
         """Return 1.0 or 0.0."""
-        return float(self._agree(ctx.output, ctx.expected_output))
-
-    def _agree(self, a: Any, b: Any) -> bool:
-        if isinstance(a, dict) and isinstance(b, dict):
-            first, second = cast(dict[str, Any], a), cast(dict[str, Any], b)
-            return first.keys() == second.keys() and all(self._agree(first[key], second[key]) for key in first)
-        if isinstance(a, list) and isinstance(b, list):
-            return self._lists_agree(cast(list[Any], a), cast(list[Any], b))
-        if _is_number(a) and _is_number(b):
-            first, second = cast(float, a), cast(float, b)
-            near = self.tolerance and math.isclose(first, second, rel_tol=self.tolerance, abs_tol=self.tolerance)
-            return first == second or bool(near)
-        return isinstance(a, bool) == isinstance(b, bool) and a == b
-
-    def _lists_agree(self, first: list[Any], second: list[Any]) -> bool:
-        if len(first) != len(second):
-            return False
-        if not self.unordered:
-            return all(map(self._agree, first, second))
-        left = list(second)
-        for item in first:
-            place = next((place for place, other in enumerate(left) if self._agree(item, other)), None)
-            if place is None:
-                return False
-            del left[place]
-        return True
+        return float(agrees(ctx.output, ctx.expected_output, tolerance=self.tolerance, unordered=self.unordered))
 
 
 @dataclass(repr=False)
@@ -226,12 +202,8 @@ def comparator(
         ConfigError: `compare = "judge"` without a judge.
     """
     if own is not None:
-        try:
-            text = inspect.getsource(own)
-        except (OSError, TypeError):  # typed into a shell
-            text = ""
         # Another text is another measure: scores of the old one do not stand beside it.
-        name = f"own function {getattr(own, '__name__', '?')} {sha256_of(text)[:8]}"
+        name = f"own function {getattr(own, '__name__', '?')} {sha256_of(source_of(own))[:8]}"
         return Comparator(name, contract, OwnFunction(own, contract))
     within = f", numbers within {entry.tolerance:g}" if entry.tolerance else ""
     if entry.compare == "fields":
@@ -256,10 +228,6 @@ def comparator(
 def _restated(p: Prediction) -> Prediction:
     """The same answer in a form that a reader takes for the same, and that no comparison of values spares."""
     return replace(p, output=json.dumps(p.output, indent=1, sort_keys=True, ensure_ascii=False))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _fields(value: Any) -> list[tuple[str, str]]:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from ..contract import Contract, Sha256, compact_json, sha256_of
 from ..errors import DistillError, UnknownNameError
 from ..spans import SlotCall
-from .cluster import near_duplicates
+from .cluster import joined, near_duplicates
 
 Part = Literal["train", "select", "certify", "test"]
 
 SHARES: dict[Part, float] = {"test": 0.285, "certify": 0.05, "select": 0.05, "train": 0.615}
 """`train` teaches, `select` chooses among recipes, `certify` is kept for the error budget, `test` is measured once."""
+
+BUDGET_SHARES: dict[Part, float] = {"test": 0.24, "certify": 0.14, "select": 0.06, "train": 0.56}
+"""The same for a slot with an error budget, which is shown on `certify`."""
 
 VERDICTS = "verdicts.jsonl"
 """File in a slot's folder with what a judge said, by hashes of what it compared."""
@@ -48,6 +51,8 @@ class Example:
     span_id: str
     person: str | None = None
     """Whose data it is, as the span says it."""
+    cluster: str = ""
+    """What it is never divided from, by hash."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,13 @@ class Dataset:
 
 
 def curate(
-    calls: Iterable[SlotCall], contract: Contract, *, split_by: str | None, hci_allowed: bool = False
+    calls: Iterable[SlotCall],
+    contract: Contract,
+    *,
+    split_by: str | None,
+    keep_together: Collection[str] = (),
+    shares: Mapping[Part, float] = SHARES,
+    hci_allowed: bool = False,
 ) -> Dataset:
     """Return the examples that a slot's calls give.
 
@@ -97,7 +108,8 @@ def curate(
     answer was corrected, which talk to no human unless allowed; one example for each input, the latest
     correction or else the latest answer.
 
-    The split goes by near-duplicate clusters of `split_by` (a parameter; the whole input where None).
+    The split goes by near-duplicate clusters of `split_by` (a parameter; the whole input where None), joined where they have
+    calls of one run (`keep_together` has "run") or of one person ("subject").
     A cluster's part follows from a hash of its first text in the alphabet, so slots that split by the same
     parameter hold out the same work, and what is held out stays so while traffic grows, except that a
     cluster which new calls join or link may move, as a whole.
@@ -148,14 +160,16 @@ def curate(
             f"Slot {contract.slot!r} gave one and the same answer to all {len(examples)} inputs: a constant needs no model."
         )
     texts = [split_text(example.input, split_by) for example in examples]
-    for example, part in zip(examples, _parts(texts), strict=True):
-        parts[part].append(example)
+    for example, first in zip(examples, _clusters(examples, texts, keep_together), strict=True):
+        together = replace(example, cluster=hashlib.sha256(first.encode()).hexdigest()[:16])
+        parts[_part_of(first, shares)].append(together)
     for part in ("train", "test"):
         if not parts[part]:
             raise DistillError(
-                f"All inputs of slot {contract.slot!r} are near-duplicates of each other, so there is no {part} part; collect more varied calls or set split_by."
+                f"All inputs of slot {contract.slot!r} are near-duplicates of each other, or of one run or person where keep_together says so, so there is no {part} part; collect more varied calls or set split_by."
             )
     what = f"near-duplicate clusters of {split_by!r}" if split_by else "near-duplicate clusters of the input"
+    what += "".join(f", one {kind} together" for kind in ("run", "subject") if kind in keep_together)
     again = [set(answers) for answers in given.values() if len(answers) > 1]
     return Dataset(parts, what, dict(left_out), len(again), sum(len(answers) > 1 for answers in again))
 
@@ -190,17 +204,22 @@ def split_text(values: dict[str, Any], split_by: str | None) -> str:
     return value if isinstance(value, str) else compact_json(value)
 
 
-def _parts(texts: Sequence[str]) -> list[Part]:
+def _clusters(examples: Sequence[Example], texts: Sequence[str], keep_together: Collection[str]) -> list[str]:
+    """Each example's cluster, by its first text in the alphabet."""
     clusters = near_duplicates(texts)
+    for what in ("run", "subject"):
+        if what in keep_together:
+            owners = [e.trace_id if what == "run" else e.person or e.key for e in examples]
+            clusters = joined(clusters, owners)
     first: dict[int, str] = {}
     for text, cluster in zip(texts, clusters, strict=True):
         first[cluster] = min(text, first.get(cluster, text))
-    return [_part_of(first[cluster]) for cluster in clusters]
+    return [first[cluster] for cluster in clusters]
 
 
-def _part_of(text: str) -> Part:
+def _part_of(text: str, shares: Mapping[Part, float]) -> Part:
     place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
-    for part, share in SHARES.items():
+    for part, share in shares.items():
         place -= share
         if place < 0:
             return part

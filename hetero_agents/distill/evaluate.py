@@ -21,7 +21,7 @@ from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 from ..bindings import Score
 from ..contract import Contract, Sha256, compact_json
 from ..engines import Endpoint
-from ..routing import BadAnswer, attempt
+from ..routing import BadAnswer, Signals, vote
 from .curate import Example
 from .intervals import mean_score, wilson
 
@@ -52,6 +52,8 @@ class Prediction:
     seconds: float | None
     value: float | None = None
     """How right it is, 0 to 1; None before it was compared."""
+    signals: Signals | None = None
+    """What the engine said of the answer."""
 
 
 def same(output: Any, target: Any) -> bool:
@@ -106,6 +108,7 @@ async def predict(
     *,
     shots: Sequence[Example] = (),
     at_once: int = 1,
+    samples: int = 1,
 ) -> AsyncGenerator[Prediction]:
     """Give a model's answers.
 
@@ -116,6 +119,7 @@ async def predict(
         examples: held-out examples.
         shots: examples of the train part that stand before each call.
         at_once: calls in flight; with more than one, `seconds` is not measured, and answers come as they are ready.
+        samples: answers that each call's is voted from.
     """
     before = few_shot(contract, shots)
 
@@ -123,7 +127,7 @@ async def predict(
         model, target = endpoint.model.model_name, example.output
         arguments = contract.load(example.input)
         try:
-            made = await attempt(endpoint, contract, arguments, examples=before, retries=0)
+            made = await vote(endpoint, contract, arguments, samples=samples, examples=before, retries=0)
         except (BadAnswer, ModelHTTPError) as error:
             # A call that the engine refuses for what it holds, longer than the context say, has no right answer.
             if isinstance(error, ModelHTTPError) and error.status_code not in (400, 413, 422):
@@ -142,6 +146,7 @@ async def predict(
             usage.input_tokens,
             usage.output_tokens,
             seconds,
+            signals=made.signals,
         )
 
     asked, answered = set[asyncio.Task[Prediction]](), set[asyncio.Task[Prediction]]()

@@ -32,7 +32,7 @@ class Lineage:
     Attributes:
         specialist_id: its id.
         specialist: its entry in the lock: hashes of base, adapter, contract and data, recipe with its seed, scores.
-        route: what it does now: `active`, `candidate`, `replaced` or `withdrawn`.
+        route: what it does now, as `route_of` says.
         dataset: where its data set lies, None where it is not here.
         origins: the spans, in the order of the parts; empty where the data set is not here.
     """
@@ -66,11 +66,15 @@ def lineage_of(workspace: Workspace, specialist_id: str) -> Lineage:
     if name not in lock.specialists:
         raise UnknownNameError("specialist", specialist_id, lock.specialists, hint="`hetero slots` lists them")
     entry = lock.specialists[name]
+    path, data = dataset_of(workspace, entry) or (None, None)
+    return Lineage(name, entry, route_of(lock, name), path, list(_origins(data)) if data else [])
+
+
+def dataset_of(workspace: Workspace, entry: Specialist) -> tuple[Path, Dataset] | None:
+    """Return a specialist's data set and its file; None where it is not here."""
     mine = [(path, data) for path, data in stored_datasets(workspace) if data.sha256 == entry.dataset_sha256]
     # A bake-off trains on one data set more than once: this one's training comes first.
-    mine.sort(key=lambda found: not _made(found[0], entry))
-    path, data = mine[0] if mine else (None, None)
-    return Lineage(name, entry, route_of(lock, name), path, list(_origins(data)) if data else [])
+    return min(mine, key=lambda found: not _made(found[0], entry), default=None)
 
 
 def uses_of(lock: Lock, datasets: Iterable[tuple[Path, Dataset]], matches: Callable[[Example], bool]) -> list[Use]:
@@ -95,13 +99,13 @@ def examples_of_run(trace: str, span: str = "") -> Callable[[Example], bool]:
 
 
 def route_of(lock: Lock, specialist_id: SpecialistId) -> str:
-    """Return what a specialist does now: `active`, `candidate` (never promoted), `replaced` or `withdrawn`."""
+    """Return what a specialist does now: `active`, `shadow`, `canary`, `candidate` (never promoted), `replaced` or `withdrawn`."""
     entry = lock.specialists[specialist_id]
     state = lock.slots.get(entry.slot)
     if entry.withdrawn:
         return "withdrawn"
     if state and state.active == specialist_id:
-        return "active"
+        return state.stage
     return "replaced" if state and specialist_id in state.replaced else "candidate"
 
 

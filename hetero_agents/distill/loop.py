@@ -16,12 +16,14 @@ from ..errors import DistillError, MissingExtraError
 from ..slots import App, Slot
 from ..spans import calls_of
 from .canaries import CHANCE, Exposure
-from .curate import Dataset, curate, split_text
+from .certify import Bin
+from .curate import BUDGET_SHARES, SHARES, Dataset, curate, split_text
 from .evaluate import Prediction, grounded, in_order
 from .imported import imported_calls
 from .intervals import Paired, paired
 from .measure import contest, scores_of
 from .recipe import Recipe
+from .rehearse import Rehearsal, certified
 from .select import BakeOff, bake_off
 from .shadows import exposure_of
 from .slices import Slice, slices
@@ -48,6 +50,8 @@ class Distilled:
     """The specialist's texts that are copied from the input, where the truth's are."""
     bake_off: BakeOff | None
     """How the base was chosen, where there was a choice."""
+    reliability: list[Bin]
+    """How often answers of the test part are right by how sure they are, where the slot has an error budget."""
     reused: bool
     """The same data, base, recipe and contract had been distilled before."""
 
@@ -109,17 +113,8 @@ async def _distill(
 ) -> Distilled:
     contract, entry = slot.contract, app.workspace.slot_config(slot.id)
     bases = [base_of(app, name) for name in dict.fromkeys(candidates)] or [base_of(app, base)]
-    compare = await _comparator(app, slot)
-    app.tracing.flush()
-    if slot.hci if entry.hci is None else entry.hci:
-        raise DistillError(
-            f'Slot {slot.id!r} talks to a human (hci), so it is not distilled; [slots."{slot.id}"] hci = false opts in.'
-        )
-    calls = calls_of(app.vault, slot.id)
-    if entry.imported_from:
-        others = imported_calls(app.vault, contract, entry.imported_from, app.workspace.config.models)
-        calls = chain(calls, others)
-    dataset = curate(calls, contract, split_by=entry.split_by, hci_allowed=entry.hci is False)
+    compare = await comparator_of(app, slot)
+    dataset = curated(app, slot)
     progress("curate", 1, 1)
     chosen = None
     if candidates:
@@ -152,9 +147,44 @@ async def _distill(
         specialist = specialist.model_copy(update={"scores": scores_of(predictions), "judge_agreement": agreement})
         app.workspace.add_specialist(specialist_id, specialist)
     mine = [p for p in predictions if p.phase == "specialist"]
+    bins: list[Bin] = []
+    if entry.error_budget is not None:
+        ask = Rehearsal(app, slot, bases[0].config, specialist_id, specialist, made.folder, progress)
+        certificate, bins = await certified(ask, dataset, compare, mine)
+        if certificate != specialist.certificate:
+            specialist = specialist.model_copy(update={"certificate": certificate})
+            app.workspace.add_specialist(specialist_id, specialist)
     corners = slices(mine, [split_text(p.input, entry.split_by) for p in mine])
     copied, reused = grounded(contract, mine), existing is not None
-    return Distilled(specialist_id, specialist, predictions, dataset, made.trained, corners, copied, chosen, reused)
+    return Distilled(
+        specialist_id, specialist, predictions, dataset, made.trained, corners, copied, chosen, bins, reused
+    )
+
+
+def curated(app: App, slot: Slot[..., Any]) -> Dataset:
+    """Return what a slot's calls in the vault give to learn from now (step S2).
+
+    Raises:
+        DistillError: the slot talks to a human; too few examples, or one answer to all of them.
+    """
+    app.tracing.flush()
+    contract, entry = slot.contract, app.workspace.slot_config(slot.id)
+    if slot.hci if entry.hci is None else entry.hci:
+        raise DistillError(
+            f'Slot {slot.id!r} talks to a human (hci), so it is not distilled; [slots."{slot.id}"] hci = false opts in.'
+        )
+    calls = calls_of(app.vault, slot.id)
+    if entry.imported_from:
+        others = imported_calls(app.vault, contract, entry.imported_from, app.workspace.config.models)
+        calls = chain(calls, others)
+    return curate(
+        calls,
+        contract,
+        split_by=entry.split_by,
+        keep_together=entry.keep_together,
+        shares=SHARES if entry.error_budget is None else BUDGET_SHARES,
+        hci_allowed=entry.hci is False,
+    )
 
 
 def _refusal(slot: str, found: Exposure, existing: SpecialistId | None) -> str:
@@ -170,8 +200,13 @@ def _refusal(slot: str, found: Exposure, existing: SpecialistId | None) -> str:
     )
 
 
-async def _comparator(app: App, slot: Slot[..., Any]) -> Comparator:
-    """When an answer is right; opened before the work, so that a judge that cannot be had is said first."""
+async def comparator_of(app: App, slot: Slot[..., Any]) -> Comparator:
+    """Return when a slot's answer is right; opened before the work, so that a judge that cannot be had is said first.
+
+    Raises:
+        ConfigError: `compare` needs a judge that is not there.
+        MissingExtraError: `[distill]` is not installed.
+    """
     try:
         from .compare import comparator
     except ImportError as error:
@@ -185,7 +220,7 @@ async def _comparator(app: App, slot: Slot[..., Any]) -> Comparator:
 
 def _existing(app: App, made: Specialist) -> SpecialistId | None:
     """The specialist that is the same work: same weights on the same base, measured on the same data."""
-    own = {"adapter", "scores", "judge_agreement", "exposure", "created", "train_seconds", "privacy"}
+    own = {"adapter", "scores", "judge_agreement", "certificate", "exposure", "created", "train_seconds", "privacy"}
     same = made.model_dump(exclude=own)
     entries = app.workspace.lock.of_slot(made.slot).items()
     return next((name for name, entry in entries if entry.model_dump(exclude=own) == same), None)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic_ai.settings import ModelSettings
 
 from ..bindings import ModelConfig, Score, Specialist, SpecialistId
 from ..contract import Contract
@@ -53,8 +55,6 @@ async def contest(
         folder: where answers are kept; those that are there are not asked for again.
         progress: called with each answer.
     """
-    from pydantic_ai.models.openai import OpenAIChatModelSettings  # half a second that no command should pay for
-
     contract, test = slot.contract, dataset.parts["test"]
     for example in test:
         yield Prediction(
@@ -73,52 +73,70 @@ async def contest(
         yield prediction
     # The base may write answers as long as the specialist's: beyond that both are wrong anyway.
     plain = await app.engines.endpoint(config, slot.id)
-    settings = OpenAIChatModelSettings(max_tokens=specialist.max_tokens, openai_logprobs=False)
+    settings = ModelSettings(max_tokens=specialist.max_tokens)
     base = Endpoint(plain.model, bare_json=True, settings=settings)
-    contestants: list[tuple[str, Endpoint, Sequence[Example], int]] = [
-        ("specialist", await app.engines.specialist(specialist_id, specialist, config), (), TIMED),
-        ("base_grammar", base, (), 0),
-        ("base_five_shot", base, shots_of(contract, dataset.parts["train"]), 0),
+    mine = await app.engines.specialist(specialist_id, specialist, config)
+    contestants = [
+        Contestant("specialist", mine, timed=TIMED),
+        Contestant("base_grammar", base),
+        Contestant("base_five_shot", base, shots_of(contract, dataset.parts["train"])),
     ]
     if occupant := await _occupant(app, slot, specialist_id):
-        contestants.append((*occupant, (), 0))
-    done = read_predictions(folder / "predictions.jsonl")
+        contestants.append(Contestant(*occupant))
     count, total = 0, len(contestants) * len(test)
+    for contestant in contestants:
+        async for prediction in answers_of(contestant, contract, test, folder):
+            count += 1
+            progress(f"evaluate {contestant.phase}", count, total)
+            yield prediction
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Somebody who answers held-out calls."""
+
+    phase: str
+    endpoint: Endpoint
+    shots: Sequence[Example] = ()
+    timed: int = 0
+    """Calls that are made one at a time, for the time that a call takes."""
+    samples: int = 1
+    """Answers that each call's is voted from."""
+
+
+async def answers_of(
+    contestant: Contestant, contract: Contract, examples: Sequence[Example], folder: Path
+) -> AsyncIterator[Prediction]:
+    """Give a contestant's answers, those first that were kept, and keep the others."""
+    phase, endpoint, shots = contestant.phase, contestant.endpoint, contestant.shots
+    done = read_predictions(folder / "predictions.jsonl")
+    kept = [replace(done[phase, e.key], target=e.output) for e in examples if (phase, e.key) in done]
+    for prediction in kept:  # an answer stays what it was; what is right may have been corrected since
+        yield prediction
+    missing = [example for example in examples if (phase, example.key) not in done]
+    timed = max(0, contestant.timed - len(kept))
+    if timed:  # the engine's start is not the time of a call
+        async with aclosing(predict(phase, endpoint, contract, missing[:1])) as warm_up:
+            async for _ in warm_up:
+                pass
+    # Those that go together are sorted: like prompts after each other, for the prompt cache.
+    together = sorted(missing[timed:], key=lambda e: str(contract.messages(contract.load(e.input))))
+    # Long prompts are no faster together: each server slot would read the shots for itself.
+    at_once = 1 if shots else max(1, SERVER_SLOTS // contestant.samples)
     with append_lines(folder / "predictions.jsonl") as file:
-        for phase, endpoint, shots, timed in contestants:
-            # An answer stays what it was; what is right may have been corrected since.
-            kept = [
-                replace(done[phase, example.key], target=example.output)
-                for example in test
-                if (phase, example.key) in done
-            ]
-            for prediction in kept:
-                yield prediction
-            count += len(kept)
-            missing = [example for example in test if (phase, example.key) not in done]
-            timed = max(0, timed - len(kept))
-            if timed:  # the engine's start is not the time of a call
-                async with aclosing(predict(phase, endpoint, contract, missing[:1])) as warm_up:
-                    async for _ in warm_up:
-                        pass
-            # Those that go together are sorted: like prompts after each other, for the prompt cache.
-            together = sorted(missing[timed:], key=lambda e: str(contract.messages(contract.load(e.input))))
-            # Long prompts are no faster together: each server slot would read the shots for itself.
-            for examples, at_once in ((missing[:timed], 1), (together, 1 if shots else SERVER_SLOTS)):
-                asked = predict(phase, endpoint, contract, examples, shots=shots, at_once=at_once)
-                async with aclosing(asked):
-                    async for prediction in asked:
-                        file.write(prediction_line(prediction))
-                        file.flush()
-                        count += 1
-                        progress(f"evaluate {phase}", count, total)
-                        yield prediction
+        for some, in_flight in ((missing[:timed], 1), (together, at_once)):
+            asked = predict(phase, endpoint, contract, some, shots=shots, at_once=in_flight, samples=contestant.samples)
+            async with aclosing(asked):
+                async for prediction in asked:
+                    file.write(prediction_line(prediction))
+                    file.flush()
+                    yield prediction
 
 
 async def _occupant(app: App, slot: Slot[..., Any], specialist_id: SpecialistId) -> tuple[str, Endpoint] | None:
     """The specialist that fills the slot now, where there is another than the new one and it can be asked."""
     try:
-        link = app.chain(app.binding(slot.id, slot.tier, slot.contract.sha256))[0]
+        link = app.chain(app.binding(slot.id, slot.tier, slot.contract.sha256, slot.checks_sha256))[0]
         if link.specialist and link.specialist != specialist_id:
             return link.specialist, await link.open()
     except HeteroError as error:  # it is to be replaced: what is wrong with it must not stand in the way

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 SERVER_SLOTS = 4
 """Requests that one local server works on at a time."""
 
+TOP_LOGPROBS = 5
+"""Alternatives whose log-probabilities come with each token of an answer."""
+
 BAKED_TEMPLATE = "{{ messages[0]['content'] }}"
 """Chat template of a baked specialist: its prompt is the text of the one message, with no markup around it."""
 

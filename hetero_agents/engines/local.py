@@ -35,7 +35,7 @@ from pydantic_ai.settings import ModelSettings, merge_model_settings
 
 from ..errors import EngineError, MissingExtraError
 from .catalog import Weights
-from .endpoint import BAKED_TEMPLATE, SERVER_SLOTS
+from .endpoint import BAKED_TEMPLATE, SERVER_SLOTS, TOP_LOGPROBS
 from .served import chat_template, fetch_served
 
 if TYPE_CHECKING:
@@ -240,7 +240,11 @@ class LocalModel(OpenAIChatModel):
                     parameters, output_mode="text", output_object=None, output_tools=[], allow_text_output=True
                 )
             own = OpenAIChatModelSettings(
-                temperature=0.0, max_tokens=DEFAULT_MAX_TOKENS, openai_logprobs=True, extra_body=body
+                temperature=0.0,
+                max_tokens=DEFAULT_MAX_TOKENS,
+                openai_logprobs=True,
+                openai_top_logprobs=TOP_LOGPROBS,
+                extra_body=body,
             )
             yield merge_model_settings(own, settings) or own, parameters
         finally:

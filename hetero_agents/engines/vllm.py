@@ -20,7 +20,7 @@ from pydantic_ai.settings import ModelSettings
 
 from ..contract import Sha256
 from ..errors import EngineError
-from .endpoint import BAKED_TEMPLATE
+from .endpoint import BAKED_TEMPLATE, TOP_LOGPROBS
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
 
@@ -80,7 +80,7 @@ class VllmModel(OpenAIChatModel):
             folder: the specialist's adapter; None for the base.
             baked: the specialist is sent texts without the base's chat template.
         """
-        settings = OpenAIChatModelSettings(temperature=0.0, openai_logprobs=True)
+        settings = OpenAIChatModelSettings(temperature=0.0, openai_logprobs=True, openai_top_logprobs=TOP_LOGPROBS)
         if baked:
             settings["extra_body"] = {"chat_template": BAKED_TEMPLATE, "add_special_tokens": True}
         super().__init__(

@@ -4,7 +4,7 @@ This room shows numbers and never makes them: each score stands with its n and i
 where the LLM was played by an answer key every place that shows the LLM says so.
 """
 
-from .html import write_bake_off, write_report
+from .html import write_bake_off, write_movable, write_report
 from .terminal import demo_table
 
-__all__ = ["demo_table", "write_bake_off", "write_report"]
+__all__ = ["demo_table", "write_bake_off", "write_movable", "write_report"]

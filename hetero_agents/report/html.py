@@ -34,7 +34,12 @@ DIFFERENCES = {
     "plain_code": "plain code",
 }
 
-RUNS = {"before": "before", "after": "after", "agent_after": "after, an agent deciding"}
+RUNS = {
+    "before": "before",
+    "after": "after",
+    "agent_after": "after, an agent deciding",
+    "within_budget": "within the error budget",
+}
 
 
 def write_report(report: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -80,6 +85,22 @@ def write_bake_off(path: Path, slot: str, rounds: Sequence[Mapping[str, Any]], w
         MissingExtraError: matplotlib or jinja2 is not installed.
     """
     write_page(path, "bake-off.html", slot=slot, rounds=rounds, why=why, pareto=plots.pareto(rounds, "pareto"))
+
+
+def write_movable(path: Path, found: Mapping[str, Any]) -> None:
+    """Write the page that `hetero report` gives: what can move, slot by slot.
+
+    Args:
+        path: where the page goes; a reader sees the old one or the new one.
+        found: what the command prints as JSON.
+
+    Raises:
+        MissingExtraError: matplotlib or jinja2 is not installed.
+    """
+    curves = [
+        plots.curve(slot, f"curve{number}") if slot["curve"] else None for number, slot in enumerate(found["slots"])
+    ]
+    write_page(path, "movable.html", found=found, slots=list(zip(found["slots"], curves, strict=True)))
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:

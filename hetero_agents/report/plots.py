@@ -182,6 +182,29 @@ def pareto(rounds: Sequence[Mapping[str, Any]], name: str) -> str:
         return _svg(figure, name)
 
 
+def curve(slot: Mapping[str, Any], name: str) -> str:
+    """Return how many of a specialist's answers are wrong by how many it gives alone, surest first, as SVG.
+
+    Args:
+        slot: one slot of what `hetero report` found, with `curve` and `movable`.
+        name: what tells the plot's ids from another plot's.
+    """
+    with _figure(3.2) as (figure, axes):
+        axes.plot(*zip(*((100 * x, 100 * y) for x, y in slot["curve"]), strict=True), color=COLOURS["specialist"])
+        for movable in slot["movable"]:
+            if movable["certified"]:
+                at = 100 * movable["share"]["score"], 100 * movable["error_budget"]
+                axes.plot(*at, "o", color=INK, markersize=6)
+                axes.annotate(f"{at[1]:g} %", at, (6, 4), textcoords="offset points", color=INK, fontsize=9)
+        axes.set_xlabel("kept, % of held-out calls; dots: what is certified, at its budget")
+        axes.set_ylabel("wrong among them, %")
+        axes.yaxis.label.set_color(MUTED)
+        axes.set_xlim(0, 100)
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y")
+        return _svg(figure, name)
+
+
 def _beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether one is better in right answers or seconds, and not worse in the other."""
     mine, theirs = (one["score"]["score"], -one["seconds"]), (other["score"]["score"], -other["seconds"])

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from .words import (
     ANSWER_KEY_SENTENCE,
+    budget_lines,
     by_answer_key,
     change,
     duration,
@@ -81,6 +82,8 @@ def _lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         valid = f"{percent(entry['valid']['score'])} ({interval(entry['valid'])}) of the specialist's answers met the contract"
         told = [line for line in (goal_verdict(entry), valid) if line]
         lines += [(slot, told[0]), *(("", line) for line in told[1:])]
+        if entry.get("budget"):
+            lines += [("", line) for line in budget_lines(entry["budget"])]
         for name, label in others.items():
             if paired := entry["differences"].get(name):
                 found = f"{points(paired)} points ({points_interval(paired)}), {verdict(paired)}"
@@ -90,6 +93,7 @@ def _lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         "before": f"before, on the {llm_label(report)}",
         "after": "after",
         "agent_after": "after, an agent deciding",
+        "within_budget": "within the error budget",
     }
     for number, (key, label) in enumerate((key, label) for key, label in runs.items() if workflow.get(key)):
         run = workflow[key]
@@ -97,6 +101,8 @@ def _lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(("" if number else "workflow", done))
     by = f"{calls['by_specialist']} by specialists, {calls['by_llm']} by the {llm_label(report)}"
     lines.append(("calls", f"{calls['total']}: {by}"))
+    if within := report.get("calls_within_budget"):
+        lines.append(("", f"within the error budget {within['by_specialist']} of {within['total']} by specialists"))
     first, then = tokens["before"]["input"], tokens["after"]["input"]
     constant = " → ".join(f"{tokens[when]['constant']:.0f}" for when in ("before", "after"))
     prompt = (

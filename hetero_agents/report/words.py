@@ -117,6 +117,21 @@ def goal_verdict(entry: Mapping[str, Any]) -> str | None:
     return f"goal of {percent(goal)} reached{doubt}"
 
 
+def budget_lines(budget: Mapping[str, Any]) -> list[str]:
+    """Return what was shown for a slot's error budget, and what it lets through on the test part."""
+    asked = f"error budget {percent(budget['error_budget'])}, confidence {percent(budget['confidence'])}"
+    if budget["threshold"] is None:
+        return [f"{asked}: nothing is kept, the LLM answers: {budget['missing']}"]
+    kept, wrong = budget["kept_of_test"], budget["wrong_of_kept"]
+    shown = (
+        f"{asked}: {budget['wrong']} of {budget['kept']} kept answers wrong, at most {percent(budget['upper_bound'])}"
+    )
+    told = f"{percent(kept['score'])} ({interval(kept)}) of held-out calls are kept"
+    if wrong:
+        told += f", {percent(wrong['score'])} ({interval(wrong)}) of them wrong"
+    return [shown, told]
+
+
 def seconds_before(report: Mapping[str, Any]) -> float | None:
     """Return the LLM's seconds a call; None for an answer key, whose seconds are not a model's."""
     return None if by_answer_key(report) else report["seconds_per_call"]["before"]

@@ -1,20 +1,39 @@
 """Which model answers: the chain of a slot, tried in order, and what is remembered of failures."""
 
+from .agree import agrees
+from .aside import Aside
+from .attempts import Attempt, BadAnswer, Check, CheckBroke, attempt, hold, vote
 from .cache import AnswerCache, Kept
-from .chain import Answer, Attempt, BadAnswer, Check, Link, Route, ask, attempt, recall
-from .state import State
+from .chain import Answer, Link, Route, alone, ask, recall
+from .confidence import Signals, calibrated, signals_of
+from .evidence import ALPHA, wealth_against_bad, wealth_against_good
+from .state import Seen, State, Watched
 
 __all__ = [
+    "ALPHA",
     "Answer",
     "AnswerCache",
+    "Aside",
     "Attempt",
     "BadAnswer",
     "Check",
+    "CheckBroke",
     "Kept",
     "Link",
     "Route",
+    "Seen",
+    "Signals",
     "State",
+    "Watched",
+    "agrees",
+    "alone",
     "ask",
     "attempt",
+    "calibrated",
+    "hold",
     "recall",
+    "signals_of",
+    "vote",
+    "wealth_against_bad",
+    "wealth_against_good",
 ]

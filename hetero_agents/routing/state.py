@@ -1,7 +1,7 @@
-"""What changes at run time, in `.hetero/state.db`: today the circuit breaker of each specialist.
+"""What changes at run time, in `.hetero/state.db`: each specialist's circuit breaker, and the evidence on its answers.
 
-It may only narrow: stop using a specialist for a while, never start one. Where the file cannot be
-written (a read-only container) the state lives in memory.
+It may only narrow: stop using a specialist, never start one. Where the file cannot be written (a read-only
+container) the state lives in memory.
 """
 
 from __future__ import annotations
@@ -10,34 +10,70 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from .database import Database
+from .evidence import ALPHA, wealth_against_good
 
 FAILURES_TO_OPEN: Final = 3
 """Engine failures in a row after which a specialist rests."""
 
 REST_SECONDS: Final = 60.0
 
+KEPT_ROWS: Final = 5000
+"""Answers of one specialist that are remembered in a stage, the latest."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS breaker (specialist TEXT PRIMARY KEY, failures INTEGER NOT NULL, until REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS evidence (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, specialist TEXT NOT NULL, stage TEXT NOT NULL,
+    kept INTEGER NOT NULL, wrong INTEGER NOT NULL, seconds REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS evidence_of ON evidence (specialist, stage);
+CREATE TABLE IF NOT EXISTS stopped (specialist TEXT PRIMARY KEY, why TEXT NOT NULL);
 """
+
+Watched = Literal["shadow", "canary", "active"]
+"""The stage in which an answer was compared with that of the model below."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One answer of a specialist beside that of the model below it."""
+
+    kept: bool
+    """Sure enough to be given alone."""
+    wrong: bool
+    """Not what the model below answered."""
+    seconds: float
 
 
 class State:
-    """The circuit breaker, shared by all processes of a workspace."""
+    """Circuit breaker and evidence, shared by all processes of a workspace."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._database = Database(path, _SCHEMA, timeout=5, or_memory=True)
         self._clock = clock
 
-    def rests(self, specialist: str) -> bool:
-        """Return whether a specialist is left alone because its engine failed again and again."""
+    def rests(self, specialist: str) -> str | None:
+        """Return why a specialist is left alone now; None where it is not."""
         with contextlib.suppress(sqlite3.Error), self._database.transaction() as connection:
+            stopped = connection.execute("SELECT why FROM stopped WHERE specialist = ?", (specialist,)).fetchone()
+            if stopped:
+                return str(stopped[0])
             row = connection.execute("SELECT until FROM breaker WHERE specialist = ?", (specialist,)).fetchone()
-            return row is not None and row[0] > self._clock()
-        return False
+            if row is not None and row[0] > self._clock():
+                return "it rests after repeated engine failures"
+        return None
+
+    def stopped(self, specialist: str) -> str | None:
+        """Return why running processes have stopped using a specialist; None where they have not."""
+        with contextlib.suppress(sqlite3.Error), self._database.transaction() as connection:
+            row = connection.execute("SELECT why FROM stopped WHERE specialist = ?", (specialist,)).fetchone()
+            return str(row[0]) if row else None
+        return None
 
     def failed(self, specialist: str) -> None:
         """Count an engine failure; enough in a row open the breaker."""
@@ -57,6 +93,45 @@ class State:
             failed = connection.execute("SELECT 1 FROM breaker WHERE specialist = ?", (specialist,)).fetchone()
             if failed:  # the usual call writes nothing
                 connection.execute("DELETE FROM breaker WHERE specialist = ?", (specialist,))
+
+    def saw(self, specialist: str, stage: Watched, seen: Seen, error_budget: float | None) -> None:
+        """Remember an answer, and stop the specialist where the evidence says that it breaks its error budget."""
+        with contextlib.suppress(sqlite3.Error), self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO evidence (specialist, stage, kept, wrong, seconds) VALUES (?, ?, ?, ?, ?)",
+                (specialist, stage, seen.kept, seen.wrong, seen.seconds),
+            )
+            connection.execute(
+                "DELETE FROM evidence WHERE specialist = ?1 AND stage = ?2 AND number <= "
+                "(SELECT number FROM evidence WHERE specialist = ?1 AND stage = ?2 ORDER BY number DESC LIMIT 1 OFFSET ?3)",
+                (specialist, stage, KEPT_ROWS),
+            )
+            if error_budget is None or not seen.kept or not seen.wrong:
+                return
+            wrong = [s.wrong for s in self._evidence(connection, specialist, stage) if s.kept]
+            if wealth_against_good(wrong, error_budget) >= 1 / ALPHA:
+                why = f"{sum(wrong)} of {len(wrong)} answers compared as {stage} were wrong, which its error budget of {error_budget:g} does not allow"
+                connection.execute("INSERT OR IGNORE INTO stopped VALUES (?, ?)", (specialist, why))
+
+    def evidence(self, specialist: str, stage: Watched) -> list[Seen]:
+        """Return what was seen of a specialist in a stage, in its order."""
+        with contextlib.suppress(sqlite3.Error), self._database.transaction() as connection:
+            return self._evidence(connection, specialist, stage)
+        return []
+
+    @staticmethod
+    def _evidence(connection: sqlite3.Connection, specialist: str, stage: Watched) -> list[Seen]:
+        rows = connection.execute(
+            "SELECT kept, wrong, seconds FROM evidence WHERE specialist = ? AND stage = ? ORDER BY number",
+            (specialist, stage),
+        )
+        return [Seen(bool(kept), bool(wrong), seconds) for kept, wrong, seconds in rows]
+
+    def forget(self, specialist: str) -> None:
+        """Begin anew with a specialist: whoever promotes it says that it may be used."""
+        with contextlib.suppress(sqlite3.Error), self._database.transaction() as connection:
+            for table in ("breaker", "evidence", "stopped"):
+                connection.execute(f"DELETE FROM {table} WHERE specialist = ?", (specialist,))
 
     def close(self) -> None:
         """Close the file."""

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..bindings import Binding, Config, ModelConfig, Workspace
+from ..bindings import Binding, Config, ModelConfig, Specialist, SpecialistId, Workspace
 from ..bindings.config import Tier
 from ..contract import Sha256
 from ..engines import Engines
 from ..errors import HeteroError
-from ..routing import AnswerCache, Link, State
+from ..routing import AnswerCache, Aside, Link, State
 from ..spans import Keep, Redact, SealedVault, SpanRecord, Tracing, Vault, without_content
 from ..spans.redaction import RedactionSettings, RedactionWorker, redaction_is_installed
 
@@ -35,6 +35,7 @@ class App:
     engines: Engines
     state: State
     cache: AnswerCache
+    aside: Aside
     redaction: RedactionWorker | None = None
 
     @classmethod
@@ -74,27 +75,22 @@ class App:
         worker = redact if isinstance(redact, RedactionWorker) else None
         engines, state = Engines(workspace.root), State(folder / "state.db")
         cache = AnswerCache(folder / "cache.db", vault.agent_key if isinstance(vault, SealedVault) else lambda: passing)
-        app = cls(workspace, vault, tracing, engines, state, cache, worker)
+        app = cls(workspace, vault, tracing, engines, state, cache, Aside(), worker)
         atexit.register(app.close)
         return app
 
-    def chain(self, binding: Binding) -> list[Link]:
-        """Return a binding's models as links of a chain."""
+    def chain(self, binding: Binding, *, canary: bool = False) -> list[Link]:
+        """Return a binding's models as links of a chain.
+
+        Args:
+            binding: what fills a slot.
+            canary: the specialist that is on its way comes first.
+        """
         links: list[Link] = []
+        if canary and binding.coming and binding.coming_entry:
+            links.append(self.link(binding.coming, binding.coming_entry, binding))
         if binding.specialist_id and binding.specialist:
-            name, entry = binding.specialist_id, binding.specialist
-            base = next(
-                (m for m in self.workspace.config.models.values() if m.model == entry.base),
-                ModelConfig(model=entry.base),
-            )
-            links.append(
-                Link(
-                    name,
-                    lambda: self.engines.specialist(name, entry, base),
-                    specialist=name,
-                    timeout=binding.entry.timeout,
-                )
-            )
+            links.append(self.link(binding.specialist_id, binding.specialist, binding))
         for label, config in binding.models:
             links.append(
                 Link(
@@ -106,13 +102,26 @@ class App:
             )
         return links
 
-    def binding(self, slot: str, tier: Tier, contract: Sha256 | None) -> Binding:
+    def link(self, name: SpecialistId, entry: Specialist, binding: Binding) -> Link:
+        """Return a specialist of a slot as a link of its chain."""
+        models = self.workspace.config.models.values()
+        base = next((model for model in models if model.model == entry.base), ModelConfig(model=entry.base))
+        return Link(
+            name,
+            lambda: self.engines.specialist(name, entry, base),
+            specialist=name,
+            timeout=binding.entry.timeout,
+            certificate=entry.certificate if binding.entry.error_budget is not None else None,
+        )
+
+    def binding(self, slot: str, tier: Tier, contract: Sha256 | None, checks: Sha256 | None = None) -> Binding:
         """Return what fills a slot now."""
-        return self.workspace.binding(slot, tier, contract)
+        return self.workspace.binding(slot, tier, contract, checks)
 
     def close(self) -> None:
         """Flush the spans and stop every server."""
         atexit.unregister(self.close)
+        self.aside.close()
         self.tracing.close()
         if self.redaction:
             self.redaction.close()

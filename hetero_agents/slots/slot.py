@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
+import random
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -17,14 +18,18 @@ from pydantic_ai.usage import RequestUsage
 
 from ..bindings import Binding
 from ..bindings.config import Tier
-from ..contract import Contract, SlotId, check_shape, compact_json
+from ..contract import Contract, Sha256, SlotId, check_shape, compact_json, sha256_of
 from ..errors import SlotDefinitionError, UserError
 from ..routing import Answer, Check, Kept, Route, ask, recall
 from ..spans import Names, subject_now
+from .beside import compare_later
 from .registry import name_in_module, registry
 
 if TYPE_CHECKING:
     from .app import App
+
+NO_CHECKS = sha256_of([])
+"""Hash of no checks."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,7 +46,10 @@ class SlotResult(Generic[R]):
     route: Route
     """Through which models the call went, and why."""
     confidence: float | None
-    """Product of the answer's token probabilities, 0 to 1, not calibrated; None where the engine gives none."""
+    """Probability that the answer is right, where its specialist has a certificate; else the product of its token probabilities.
+
+    0 to 1; None where the engine gives no probabilities.
+    """
     usage: RequestUsage
     """Tokens of the answering model's requests."""
     seconds: float
@@ -64,7 +72,10 @@ class Slot(Generic[P, R]):
     instructions: str | None = None
     comparison: Callable[[Any, Any], Any] | None = None
     """When an answer is right beside the truth, where the user says so (`compare`)."""
-    _checks: list[Check] = field(default_factory=list[Check], repr=False)
+    checks: list[Check] = field(default_factory=list[Check], repr=False)
+    """Its verifiers, in their order."""
+    checks_sha256: Sha256 = NO_CHECKS
+    """Hash of their source: an error budget is certified with its checks."""
     _contract: Contract | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -100,7 +111,7 @@ class Slot(Generic[P, R]):
         contract = self.contract
         arguments = contract.bind(args, kwargs)
         app = registry.app
-        binding = app.binding(self.id, self.tier, contract.sha256)
+        binding = app.binding(self.id, self.tier, contract.sha256, self.checks_sha256)
         question = compact_json(contract.dump(arguments))
         attributes: dict[str, Any] = {
             Names.SLOT: self.id,
@@ -112,7 +123,9 @@ class Slot(Generic[P, R]):
         with app.tracing.tracer.start_as_current_span(
             f"slot {self.id}", attributes=attributes, kind=SpanKind.INTERNAL
         ) as span:
-            answer = await self._answer(app, binding, arguments, question)
+            with app.aside.call():
+                answer = await self._answer(app, binding, arguments, question)
+            compare_later(app, self, binding, arguments, answer)
             made, route = answer.attempt, answer.route
             told: dict[str, Any] = {
                 Names.OUTPUT: compact_json(contract.dump_output(made.output)),
@@ -138,22 +151,23 @@ class Slot(Generic[P, R]):
 
     async def _answer(self, app: App, binding: Binding, arguments: Mapping[str, Any], question: str) -> Answer:
         """Ask the chain, or the cache where the slot has one; the question is the arguments as JSON text."""
-        contract, entry, chain = self.contract, binding.entry, app.chain(binding)
+        contract, entry = self.contract, binding.entry
+        canary = random.random() < binding.share
         asked: tuple[Any, ...] | None = None
         person = subject_now.get() if entry.personal else None
         if entry.cache and not (entry.personal and person is None):
             # Who would answer it first, and whose question it is, are part of what is asked.
-            first = binding.specialist_id or binding.models[0][1].model_dump()
+            first = (canary and binding.coming) or binding.specialist_id or binding.models[0][1].model_dump()
             asked = self.id, contract.sha256, question, first, person
             if (kept := app.cache.find(*asked)) is not None:
-                answer = await recall(kept, contract, arguments, checks=self._checks)
+                answer = await recall(kept, contract, arguments, checks=self.checks)
                 if answer is not None:
                     return answer
         answer = await ask(
-            chain,
+            app.chain(binding, canary=canary),
             contract,
             arguments,
-            checks=self._checks,
+            checks=self.checks,
             state=app.state,
             instrument=app.tracing.settings,
             refused=binding.refused,
@@ -232,8 +246,17 @@ class Slot(Generic[P, R]):
             if inspect.isawaitable(done):
                 await done
 
-        self._checks.append(check)
+        self.checks.append(check)
+        self.checks_sha256 = sha256_of([self.checks_sha256, source_of(verifier)])
         return verifier
+
+
+def source_of(function: Callable[..., Any]) -> str:
+    """Return a function's source; nothing of one that was typed into a shell."""
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return ""
 
 
 @overload

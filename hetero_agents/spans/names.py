@@ -27,11 +27,14 @@ class Names:
     BINDING: Final = "hetero.binding"
     """Name in `[models]`, or the specialist's id, of the model that answered."""
     DECISION: Final = "hetero.route.decision"
-    """`kept`: the first model of the chain answered; `escalated`: a later one did; `cached`: none was asked."""
+    """`kept`: the first model of the chain answered; `escalated`: a later one did; `cached`: none was asked.
+
+    `shadow`: asked beside the call above, to compare; the answer was never returned.
+    """
     REASON: Final = "hetero.route.reason"
     """Why earlier models did not answer."""
     CONFIDENCE: Final = "hetero.confidence"
-    """Product of the answer's token probabilities, 0 to 1, not calibrated; absent where the engine gives none."""
+    """Probability that the answer is right, where its specialist has a certificate; else the product of its token probabilities."""
     SPECIALIST: Final = "hetero.specialist"
     """The specialist's id, where one answered."""
     OUTCOME: Final = "hetero.outcome"

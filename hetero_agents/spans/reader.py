@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -99,10 +99,17 @@ def read_traces(vault: Vault, *, slot: str | None = None, traces: Collection[str
         yield Trace(trace_id, list(spans), said.get(trace_id, []))
 
 
+def _is_audit(attributes: Mapping[str, Any]) -> bool:
+    """Whether a span holds what the next model answered beside a specialist."""
+    beside = attributes.get(Names.DECISION) == "shadow" and Names.SPECIALIST not in attributes
+    return beside and Names.OUTPUT in attributes
+
+
 def calls_of(vault: Vault, slot: str) -> Iterator[SlotCall]:
     """Give a slot's calls that have an answer, trace by trace; children of a killed run have outcome unknown."""
     for trace in read_traces(vault, slot=slot):
         answers = {f.span_id: f for f in trace.feedback if f.has_answer and f.span_id}
+        audits = {span["parent_id"]: span["attributes"] for span in trace.spans if _is_audit(span["attributes"])}
         for span in trace.spans:
             attributes = span["attributes"]
             if span.get("withheld"):
@@ -114,17 +121,20 @@ def calls_of(vault: Vault, slot: str) -> Iterator[SlotCall]:
             correction = answers.get(span["span_id"])
             if correction is None and Names.OUTPUT not in attributes:
                 continue
+            by = attributes
+            if correction is None and Names.SPECIALIST in attributes:
+                by = audits.get(span["span_id"], attributes)  # what the next model said of the same call
             yield SlotCall(
                 slot=slot,
                 trace_id=trace.trace_id,
                 span_id=span["span_id"],
                 contract=attributes[Names.CONTRACT],
                 input=json.loads(attributes[Names.INPUT]),
-                output=correction.answer if correction else json.loads(attributes[Names.OUTPUT]),
+                output=correction.answer if correction else json.loads(by[Names.OUTPUT]),
                 corrected=correction is not None,
-                binding=attributes.get(Names.BINDING, ""),
-                specialist=attributes.get(Names.SPECIALIST),
-                trainable=attributes.get(Names.TRAINABLE, False),
+                binding=by.get(Names.BINDING, ""),
+                specialist=by.get(Names.SPECIALIST),
+                trainable=by.get(Names.TRAINABLE, False),
                 hci=attributes.get(Names.HCI, False),
                 outcome=trace.outcome_of(span),
                 start=span["start"],

@@ -1,0 +1,249 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+"""The error budget: which of a specialist's answers it may give alone, shown on calls that nothing else has seen.
+
+What is bounded is the selective risk, the rate of wrong answers among those kept (Geifman and El-Yaniv 2017). It need not fall as the
+threshold rises, so the threshold is found by Learn-then-Test (Angelopoulos et al. 2021): the select part fixes the calibrator and the
+thresholds in their order, the certify part tests them one after the other until one fails, each at the whole level (fixed-sequence
+testing), by the binomial tail, which is Clopper and Pearson's bound (1934).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from ..bindings import Calibrator, Certificate
+from ..contract import Sha256
+from ..routing import Signals, calibrated
+from .intervals import wilson
+
+BINS = 10
+"""Of the reliability diagram, equally full."""
+
+LIKELY = 0.8
+"""Chance to pass for which `missing` says how many calls are needed."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A specialist's answer to one call, and what became of it."""
+
+    cluster: str
+    """Calls of one cluster are not independent of each other."""
+    signals: Signals | None
+    wrong: bool
+    refused: bool
+    """By the contract or a check: it escalates, however sure."""
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Some answers that were about equally sure."""
+
+    sure: float
+    """Mean of their calibrated probabilities."""
+    right: float
+    n: int
+
+
+def fit(tried: Sequence[Tried]) -> Calibrator | None:
+    """Return a logistic calibrator of the signals that all answers have; None where there are none.
+
+    With all right or all wrong there is no slope to fit: it is one for each unit of log-probability, about a share of right
+    answers that one more answer of the other kind would give (Laplace).
+    """
+    known = [t for t in tried if t.signals is not None and not t.refused]
+    if not known:
+        return None
+    names = sorted(set.intersection(*(set(t.signals or {}) for t in known)) - {"minimum"})
+    right = [not t.wrong for t in known]
+    if not names:
+        return None
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    values = np.array([[(t.signals or {})[name] for name in names] for t in known])
+    if len(set(right)) < 2:
+        odds = math.log(len(known) + 1) * (1 if right[0] else -1)
+        return Calibrator(bias=odds - float(values.sum(axis=1).mean()), weights=dict.fromkeys(names, 1.0))
+    scale = np.maximum(values.std(axis=0), 1e-6)
+    model: Any = cast(Any, LogisticRegression)(C=1.0, max_iter=1000).fit(values / scale, right)
+    weights = {name: max(0.0, float(w)) for name, w in zip(names, model.coef_[0] / scale, strict=True)}
+    return Calibrator(bias=float(model.intercept_[0]), weights=weights)
+
+
+def sureness(calibrator: Calibrator, tried: Tried) -> float:
+    """Return the calibrated probability of an answer; -1 where it escalates anyway."""
+    sure = None if tried.refused else calibrated(calibrator, tried.signals)
+    return -1.0 if sure is None else sure
+
+
+def keeps(certificate: Certificate, tried: Tried) -> bool:
+    """Return whether a specialist gives an answer alone."""
+    return certificate.threshold is not None and sureness(certificate.calibrator, tried) >= certificate.threshold
+
+
+def upper_bound(wrong: int, n: int, confidence: float) -> float:
+    """Return Clopper and Pearson's one-sided upper bound on a rate; 1 of nothing."""
+    from scipy.stats import beta
+
+    return 1.0 if wrong >= n else float(beta.ppf(confidence, wrong + 1, n - wrong))
+
+
+def fewest(error_budget: float, confidence: float) -> int:
+    """Return how many answers, none wrong, show an error budget at least: 299, 149, 59, 29 for 0.01, 0.02, 0.05, 0.10 at 0.95."""
+    return math.ceil(math.log(1 - confidence) / math.log(1 - error_budget))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the select part fixes: thresholds, strictest first."""
+
+    thresholds: list[float]
+    chance: float
+    """Estimated chance that the first one passes."""
+    needed: int | None
+    """Calls of the certify part for which that chance would be `LIKELY`; None where no number helps."""
+
+
+def plan(scores: Sequence[float], calls: int, error_budget: float, confidence: float) -> Plan:
+    """Return the order of the tests: from the threshold that is likeliest to pass, down.
+
+    Stricter ones would keep too few answers to show anything, and one failure ends a fixed sequence.
+
+    Args:
+        scores: calibrated probabilities of the select part, -1 for what escalates anyway.
+        calls: of the certify part.
+        error_budget: what is to be shown.
+        confidence: with which.
+    """
+    import numpy as np
+    from scipy.stats import binom
+
+    ranked = sorted((score for score in scores if score >= 0), reverse=True)
+    if not ranked:
+        return Plan([], 0.0, None)
+    counts = np.arange(1, len(ranked) + 1)
+    last = np.array([count == len(ranked) or ranked[count] < ranked[count - 1] for count in counts])
+    shares = (counts / (len(scores) + 1))[last]
+    # Few calls say little of how often the surest are wrong: half an error more than is expected.
+    risks = ((np.cumsum([1 - score for score in ranked]) + 0.5) / (counts + 1))[last]
+
+    def chances(calls: int) -> Any:
+        """For each threshold, that the answers which it keeps of so many calls pass."""
+        n = np.round(calls * shares)
+        allowed = binom.ppf(1 - confidence, n, error_budget)
+        allowed = np.where(binom.cdf(allowed, n, error_budget) > 1 - confidence, allowed - 1, allowed)
+        return np.where(allowed >= 0, binom.cdf(allowed, n, risks), 0.0)
+
+    found = chances(calls)
+    first = int(found.argmax())
+    sizes = (round(calls * 1.1**step) for step in range(50))
+    needed = next((size for size in sizes if chances(size).max() >= LIKELY), None)
+    thresholds = [score for score, each in zip(ranked, last, strict=True) if each]
+    return Plan(thresholds[first:] if found[first] > 0 else [], float(found[first]), needed)
+
+
+def promise(select: Sequence[Tried], calls: int, error_budget: float, confidence: float) -> float:
+    """Return the share of calls that a policy may be expected to keep, by the select part alone."""
+    calibrator = fit(select)
+    if calibrator is None:
+        return 0.0
+    scores = [sureness(calibrator, t) for t in select]
+    planned = plan(scores, calls, error_budget, confidence)
+    if not planned.thresholds:
+        return 0.0
+    return planned.chance * sum(score >= planned.thresholds[0] for score in scores) / len(scores)
+
+
+def certify(
+    select: Sequence[Tried],
+    kept_apart: Sequence[Tried],
+    test: Sequence[Tried],
+    *,
+    error_budget: float,
+    confidence: float,
+    samples: int,
+    against: str,
+    checks_sha256: Sha256,
+) -> Certificate:
+    """Return what can be shown of a specialist's answers.
+
+    Args:
+        select: answers that fix calibrator and thresholds.
+        kept_apart: answers of the certify part, of which one of each cluster is tested.
+        test: answers on which share, risk and calibration are measured apart.
+        error_budget: the largest accepted rate of wrong answers among those kept.
+        confidence: with which it is to be shown.
+        samples: answers that stand behind each, as `vote` takes them.
+        against: what "wrong" means.
+        checks_sha256: of the slot's checks.
+    """
+    calibrator = fit(select)
+    calls = list({t.cluster: t for t in reversed(kept_apart)}.values())
+    threshold, kept, wrong, missing = None, 0, 0, None
+    if calibrator is None:
+        missing, calibrator = (
+            "the engine does not say how sure it is",
+            Calibrator(bias=0.0, weights={}),
+        )
+    else:
+        scores = [sureness(calibrator, t) for t in calls]
+        planned = plan([sureness(calibrator, t) for t in select], len(calls), error_budget, confidence)
+        for tried in planned.thresholds:
+            some = [t.wrong for t, score in zip(calls, scores, strict=True) if score >= tried]
+            if upper_bound(sum(some), len(some), confidence) > error_budget:
+                if threshold is None:
+                    kept, wrong = len(some), sum(some)
+                break
+            threshold, kept, wrong = tried, len(some), sum(some)
+        if threshold is None:
+            missing = _missing(planned, len(calls), kept, wrong, error_budget, confidence)
+    alone = [t for t in test if threshold is not None and sureness(calibrator, t) >= threshold]
+    return Certificate(
+        error_budget=error_budget,
+        confidence=confidence,
+        against=against,
+        samples=samples,
+        calibrator=calibrator,
+        threshold=threshold,
+        calls=len(calls),
+        kept=kept,
+        wrong=wrong,
+        upper_bound=upper_bound(wrong, kept, confidence),
+        missing=missing,
+        checks_sha256=checks_sha256,
+        share=wilson(len(alone), len(test)),
+        risk=wilson(sum(t.wrong for t in alone), len(alone)) if alone else None,
+        calibration_error=calibration_error(reliability(calibrator, test)),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _missing(planned: Plan, calls: int, kept: int, wrong: int, error_budget: float, confidence: float) -> str:
+    least = fewest(error_budget, confidence)
+    seen = f"{wrong} of the {kept} surest of {calls} answers were wrong" if kept else f"there are {calls} answers"
+    if planned.needed is None:
+        return f"{seen}, and it is too often wrong where it is surest for any number of calls to show more"
+    more = max(planned.needed, least) - calls
+    if more <= 0:
+        return f"{seen}, where the bound takes at least {least} without an error"
+    return f"{seen}; about {more} more calls in the certify part might do (at least {least} without an error)"
+
+
+def reliability(calibrator: Calibrator, tried: Sequence[Tried]) -> list[Bin]:
+    """Return how often answers are right by how sure they are, in bins of equal size."""
+    known = sorted(((sureness(calibrator, t), not t.wrong) for t in tried), key=lambda pair: pair[0])
+    known = [(sure, right) for sure, right in known if sure >= 0]
+    size = max(1, math.ceil(len(known) / BINS))
+    bins = (known[start : start + size] for start in range(0, len(known), size))
+    return [Bin(sum(s for s, _ in b) / len(b), sum(r for _, r in b) / len(b), len(b)) for b in bins]
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Return the expected calibration error of bins of equal size (Naeini et al. 2015), 0 to 1; 0 of none."""
+    n = sum(b.n for b in bins)
+    return sum(b.n * abs(b.sure - b.right) for b in bins) / n if n else 0.0

@@ -1,0 +1,6 @@
+"""Step S6: what becomes of a specialist, by what is seen of it: candidate, shadow, canary, active, and back."""
+
+from .ladder import Verdict, step, verdict
+from .movable import Movable, SlotReport, slot_report, whole
+
+__all__ = ["Movable", "SlotReport", "Verdict", "slot_report", "step", "verdict", "whole"]

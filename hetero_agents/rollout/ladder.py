@@ -1,0 +1,88 @@
+"""The ladder: shadow, canary, active, and back; each step is decided by evidence that may be looked at at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ..bindings import SlotLock, SpecialistId
+from ..bindings.lock import Stage
+from ..contract import SlotId
+from ..errors import ConfigError
+from ..routing import ALPHA, Seen, wealth_against_bad, wealth_against_good
+from ..slots import App
+
+NEXT: dict[Stage, Stage] = {"shadow": "canary", "canary": "active"}
+
+Move = Literal["forward", "back", "stay"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the evidence on a slot's specialist says now."""
+
+    slot: SlotId
+    specialist: SpecialistId
+    stage: Stage
+    """Where it stood."""
+    move: Move
+    why: str
+    compared: int
+    """Answers that were compared with those of the model below."""
+    kept: int
+    """Those of them that the specialist gives alone."""
+    wrong: int
+    """Wrong ones among the kept."""
+    p95_seconds: float | None
+    """95th percentile of the specialist's seconds; None of nothing."""
+
+
+def verdict(app: App, slot: SlotId) -> Verdict:
+    """Return what should become of a slot's specialist; nothing is changed.
+
+    Forward: its kept answers are shown to keep the error budget (an e-value of 1 / 0.05 or more against the opposite). Back: they
+    are shown to break it, or running processes have stopped it.
+
+    Raises:
+        ConfigError: the slot has no specialist, or no error budget, which says what is good enough.
+    """
+    state = app.workspace.lock.slots.get(slot, SlotLock())
+    budget = app.workspace.slot_config(slot).error_budget
+    if state.active is None:
+        raise ConfigError(f"Slot {slot!r} has no specialist to move; `hetero promote {slot} --stage shadow` begins.")
+    if budget is None:
+        raise ConfigError(f'[slots."{slot}"] in hetero.toml needs an error_budget, which says what is good enough.')
+    seen = app.state.evidence(state.active, state.stage)
+    wrong = [one.wrong for one in seen if one.kept]
+    told = f"{sum(wrong)} of {len(wrong)} kept answers were wrong, of {len(seen)} that were compared"
+    move: Move = "stay"
+    if stopped := app.state.stopped(state.active):
+        move, told = "back", stopped
+    elif wealth_against_good(wrong, budget) >= 1 / ALPHA:
+        move, told = "back", f"{told}: the error budget of {budget:g} is broken"
+    elif state.stage in NEXT and wealth_against_bad(wrong, budget) >= 1 / ALPHA:
+        move, told = "forward", f"{told}: the error budget of {budget:g} is kept"
+    elif state.stage in NEXT:
+        told = f"{told}: not decided yet"
+    return Verdict(slot, state.active, state.stage, move, told, len(seen), len(wrong), sum(wrong), _p95(seen))
+
+
+def step(app: App, slot: SlotId) -> Verdict:
+    """Move a slot's specialist by one step where the evidence says so, and return why.
+
+    Raises:
+        ConfigError: as `verdict`; or another command changed the slot meanwhile.
+    """
+    state = app.workspace.lock.slots.get(slot, SlotLock())
+    found = verdict(app, slot)
+    if found.move == "forward":
+        app.workspace.activate(slot, found.specialist, NEXT[found.stage], expected=state)
+    elif found.move == "back":
+        app.workspace.restore(slot, expected=state)
+    return found
+
+
+def _p95(seen: Sequence[Seen]) -> float | None:
+    ordered = sorted(one.seconds for one in seen)
+    return ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))] if ordered else None

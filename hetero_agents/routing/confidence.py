@@ -1,0 +1,69 @@
+"""How sure a specialist is of an answer: what its engine says of the tokens at no extra call, and what a calibrator makes of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic_ai.messages import ModelResponse
+
+from ..bindings import Calibrator
+
+Signals = dict[str, float]
+"""Of one answer, by name.
+
+- `product`: sum of the tokens' log-probabilities, from before the grammar: what was forced on the model counts, as a sign that
+  the call is none that it knows.
+- `choice`: the same of the tokens that decide between the answers that a call can have (OneOf, enums, bool), each against those
+  that the grammar allowed there; absent where a call's answers are not few and known.
+- `agreement`: share of samples that gave the same answer, where there are some.
+"""
+
+
+def signals_of(response: ModelResponse, options: Sequence[str] | None = None) -> Signals | None:
+    """Return what an engine says of its answer; None where it gives no log-probabilities.
+
+    Args:
+        response: with `logprobs`, and for `choice` their `top_logprobs`, in its `provider_details`.
+        options: the texts that the answer could have had, where they are few and known.
+    """
+    tokens: list[dict[str, Any]] = (response.provider_details or {}).get("logprobs") or []
+    if not tokens:
+        return None
+    found: Signals = {"product": sum(min(0.0, token["logprob"]) for token in tokens)}
+    if options is not None and all(token.get("top_logprobs") for token in tokens):
+        found["choice"] = _choice(tokens, options)
+    return found
+
+
+def _choice(tokens: Sequence[Mapping[str, Any]], options: Sequence[str]) -> float:
+    total, before, left = 0.0, "", list(options)
+    for token in tokens:
+        after = [option for option in left if option.startswith(before + token["token"])]
+        if not after or len(left) == 1:  # the end, or no choice any more
+            break
+        # Of the tokens that the grammar allowed, those that lead to no other answers count for this one.
+        mine = other = 0.0
+        for each in {t["token"]: t for t in (*token["top_logprobs"], token)}.values():
+            leads_to = [option for option in left if option.startswith(before + each["token"])] if each["token"] else []
+            if leads_to and (set(leads_to) <= set(after) or set(after) <= set(leads_to)):
+                mine += math.exp(each["logprob"])
+            elif leads_to:
+                other += math.exp(each["logprob"])
+        total += math.log(mine / (mine + other)) if mine else 0.0
+        before, left = before + token["token"], after
+    return total
+
+
+def product_of(signals: Signals | None) -> float | None:
+    """Return the product of an answer's token probabilities, 0 to 1, not calibrated; None where it is not known."""
+    return math.exp(signals["product"]) if signals and "product" in signals else None
+
+
+def calibrated(calibrator: Calibrator, signals: Signals | None) -> float | None:
+    """Return the probability that an answer is right; None where a signal that the calibrator needs is missing."""
+    if signals is None or not calibrator.weights.keys() <= signals.keys():
+        return None
+    z = calibrator.bias + sum(weight * signals[name] for name, weight in calibrator.weights.items())
+    return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))

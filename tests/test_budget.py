@@ -1,0 +1,437 @@
+"""The error budget: how sure an answer is, what may be kept, and that the guarantee is true."""
+
+import asyncio
+import json
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
+from pydantic_ai.models.function import AgentInfo, FunctionModel
+
+from hetero_agents import ModelRetry
+from hetero_agents.bindings import Binding, Calibrator, Certificate, SlotLock, SpecialistId, Workspace
+from hetero_agents.bindings.lock import Lock, update_lock
+from hetero_agents.bindings.workspace import uncertified
+from hetero_agents.contract import Contract, Sha256, SlotId
+from hetero_agents.distill.certify import (
+    Tried,
+    calibration_error,
+    certify,
+    fewest,
+    fit,
+    keeps,
+    plan,
+    reliability,
+    sureness,
+    upper_bound,
+)
+from hetero_agents.engines import Endpoint
+from hetero_agents.errors import AnswerError
+from hetero_agents.routing import Answer, Attempt, BadAnswer, Link, State, ask, calibrated, signals_of, vote
+
+from .conftest import OpenApp
+from .support import NATIVE_JSON, TOML, Answers, answers, lock_entry, write_workspace
+
+SLOT = SlotId("budget.name")
+NO_CHECKS = Sha256("0" * 64)
+
+
+async def name(text: str) -> str:
+    """Name it."""
+    ...
+
+
+CONTRACT = Contract(name, SLOT)
+
+
+def certificate(threshold: float | None = 0.5, samples: int = 1, **more: Any) -> Certificate:
+    """Return one whose probability is that of the tokens themselves: logit 0 at the product exp(-2)."""
+    values: dict[str, Any] = {
+        "error_budget": 0.1,
+        "confidence": 0.95,
+        "against": "answers of big; right: exact",
+        "samples": samples,
+        "calibrator": Calibrator(bias=2.0, weights={"product": 1.0}),
+        "threshold": threshold,
+        "calls": 100,
+        "kept": 60,
+        "wrong": 1,
+        "upper_bound": 0.077,
+        "missing": None if threshold is not None else "there are 20 answers",
+        "checks_sha256": NO_CHECKS,
+        "share": {"score": 0.6, "low": 0.5, "high": 0.7, "n": 100},
+        "risk": {"score": 0.02, "low": 0.0, "high": 0.1, "n": 60},
+        "calibration_error": 0.05,
+        "created": "2026-03-01T12:00:00+00:00",
+    }
+    return Certificate.model_validate({**values, **more})
+
+
+def said(value: Any, *logprobs: float) -> ModelResponse:
+    """Return an answer whose tokens have these log-probabilities."""
+    tokens = [{"token": "t", "logprob": logprob} for logprob in logprobs]
+    return ModelResponse(parts=[TextPart(json.dumps(value))], provider_details={"logprobs": tokens} if tokens else None)
+
+
+# -- signals ---------------------------------------------------------------------------------------
+
+
+def test_the_product_is_the_sum_of_log_probabilities() -> None:
+    assert signals_of(said("a", math.log(0.5), math.log(0.5))) == {"product": pytest.approx(math.log(0.25))}
+
+
+def test_a_probability_is_at_most_one() -> None:
+    assert signals_of(said("a", 1e-6, 0.0)) == {"product": 0.0}
+
+
+@pytest.mark.parametrize("details", [None, {}, {"logprobs": []}])
+def test_without_probabilities_there_are_no_signals(details: dict[str, Any] | None) -> None:
+    assert signals_of(ModelResponse(parts=[TextPart("a")], provider_details=details)) is None
+
+
+def token(text: str, **alternatives: float) -> dict[str, Any]:
+    """Return a token with the probabilities of all that the engine gave there."""
+    top = [{"token": t, "logprob": math.log(p)} for t, p in alternatives.items()]
+    return {"token": text, "logprob": math.log(alternatives[text]), "top_logprobs": top}
+
+
+def test_a_choice_is_against_what_the_grammar_allows() -> None:
+    """Most of the mass lies on what no option begins with: it does not count, nor do tokens without a choice."""
+    tokens = [token('"', **{'"': 0.9}), token("re", re=0.3, de=0.1, zz=0.6), token('fund"', **{'fund"': 0.01})]
+    response = ModelResponse(parts=[TextPart('"refund"')], provider_details={"logprobs": tokens})
+    found = signals_of(response, ['"refund"', '"delivery"'])
+    assert found == {
+        "product": pytest.approx(math.log(0.9 * 0.3 * 0.01)),
+        "choice": pytest.approx(math.log(0.75)),
+    }
+
+
+def test_tokens_that_lead_to_the_same_answer_are_one_choice() -> None:
+    tokens = [token("re", re=0.3, refund=0.3, de=0.2), token("fund", fund=1.0)]
+    response = ModelResponse(parts=[TextPart("refund")], provider_details={"logprobs": tokens})
+    found = signals_of(response, ["refund", "delivery"])
+    assert found is not None
+    assert found["choice"] == pytest.approx(math.log(0.75))
+
+
+def test_options_of_enums_and_bools_are_known_too() -> None:
+    async def paid(text: str) -> bool:
+        """Say."""
+        ...
+
+    assert Contract(paid, SlotId("budget.paid")).option_texts({"text": "x"}) == ["true", "false"]
+    assert CONTRACT.option_texts({"text": "x"}) is None
+
+
+def test_what_a_calibrator_needs_must_be_there() -> None:
+    assert calibrated(Calibrator(bias=0.0, weights={"agreement": 1.0}), {"product": -1.0}) is None
+    assert calibrated(Calibrator(bias=0.0, weights={"product": 1.0}), None) is None
+    assert calibrated(Calibrator(bias=1.0, weights={"product": 1.0}), {"product": -1.0}) == 0.5
+
+
+# -- votes -----------------------------------------------------------------------------------------
+
+
+def voted(given: Answers, samples: int) -> Attempt:
+    endpoint = Endpoint(given.model("fake"), bare_json=True)
+    return asyncio.run(vote(endpoint, CONTRACT, {"text": "x"}, samples=samples, retries=0))
+
+
+def test_a_vote_returns_what_is_said_most_often() -> None:
+    made = voted(answers("a", "b", "b"), 3)
+    assert (made.output, made.signals) == ("b", {"agreement": 2 / 3})
+
+
+def test_among_equals_the_likeliest_answer_is_returned() -> None:
+    def reply(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        drawn = (info.model_settings or {}).get("temperature", 0) > 0
+        return said("drawn" if drawn else "likeliest")
+
+    endpoint = Endpoint(FunctionModel(reply, profile=NATIVE_JSON), bare_json=True)
+    assert asyncio.run(vote(endpoint, CONTRACT, {"text": "x"}, samples=2)).output == "likeliest"
+
+
+def test_answers_that_do_not_hold_are_votes_against() -> None:
+    assert voted(answers(["not", "text"], "b", "b", ["not", "text"]), 4).signals == {"agreement": 0.5}
+
+
+def test_no_answer_that_holds_is_a_bad_answer() -> None:
+    with pytest.raises(BadAnswer):
+        voted(answers(["not", "text"]), 3)
+
+
+def test_one_sample_asks_once() -> None:
+    given = answers("a")
+    assert voted(given, 1).signals is None
+    assert len(given.asked) == 1
+
+
+# -- the gate --------------------------------------------------------------------------------------
+
+
+def asked(
+    tmp_path: Path, given: Answers, shown: Certificate | None = None, checks: Sequence[Any] = (), *others: Link
+) -> Answer:
+    async def open_() -> Endpoint:
+        return Endpoint(given.model("fake"), bare_json=True)
+
+    mine = Link("a@1", open_, specialist="a@1", certificate=shown or certificate())
+    state = State(tmp_path / "state.db")
+    return asyncio.run(ask([mine, *others], CONTRACT, {"text": "x"}, checks=checks, state=state, instrument=None))
+
+
+def llm(given: Answers) -> Link:
+    async def open_() -> Endpoint:
+        return Endpoint(given.model("big"), bare_json=True)
+
+    return Link("big", open_)
+
+
+def test_a_sure_answer_is_kept_with_its_calibrated_confidence(tmp_path: Path) -> None:
+    answer = asked(tmp_path, answers(said("a", -1.0)))
+    assert (answer.route.decision, answer.route.binding) == ("kept", "a@1")
+    assert answer.attempt.confidence == pytest.approx(1 / (1 + math.exp(-1.0)))
+
+
+def test_an_unsure_answer_escalates_and_says_why(tmp_path: Path) -> None:
+    answer = asked(tmp_path, answers(said("a", -3.0)), None, (), llm(answers("b")))
+    assert (answer.attempt.output, answer.route.decision) == ("b", "escalated")
+    assert answer.route.reason == "a@1: sure by 0.269, which is not the 0.500 that its error budget asks"
+
+
+def test_the_better_model_sees_nothing_of_the_unsure_answer(tmp_path: Path) -> None:
+    better = answers("b")
+    asked(tmp_path, answers(said("unsure", -3.0)), None, (), llm(better))
+    assert "unsure" not in "".join(better.seen())
+
+
+def test_an_engine_that_does_not_say_how_sure_it_is_escalates(tmp_path: Path) -> None:
+    answer = asked(tmp_path, answers("a"), None, (), llm(answers("b")))
+    assert answer.route.reason == "a@1: its engine does not say how sure it is"
+
+
+def test_an_answer_that_a_check_refuses_is_not_mended_but_escalates(tmp_path: Path) -> None:
+    """What was certified is the first answer, not a mended one."""
+    mine = answers(said("a", -0.1), said("b", -0.1))
+
+    async def refuse(output: Any, arguments: Any) -> None:
+        if output == "a":
+            raise ModelRetry("not a")
+
+    answer = asked(tmp_path, mine, None, [refuse], llm(answers("c")))
+    assert (answer.attempt.output, answer.route.reason) == ("c", "a@1: not a")
+    assert len(mine.asked) == 1
+
+
+def test_without_a_next_model_an_unsure_answer_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(AnswerError, match=r"sure by 0\.269"):
+        asked(tmp_path, answers(said("a", -3.0)))
+
+
+def test_a_voted_answer_is_gated_by_its_agreement(tmp_path: Path) -> None:
+    shown = certificate(0.9, 3, calibrator=Calibrator(bias=-2.0, weights={"agreement": 5.0}))
+    assert asked(tmp_path, answers("a"), shown).route.decision == "kept"
+    assert asked(tmp_path, answers("a", "b", "c"), shown, (), llm(answers("d"))).route.decision == "escalated"
+
+
+# -- the binding -----------------------------------------------------------------------------------
+
+
+def bound(folder: Path, shown: Certificate | None, toml: str) -> Binding:
+    workspace = Workspace(write_workspace(folder, TOML + toml))
+    entry = lock_entry(SLOT).model_copy(update={"certificate": shown})
+    one = SpecialistId(f"{SLOT}@1")
+    update_lock(workspace.lock_path, lambda lock: Lock(specialists={one: entry}, slots={SLOT: SlotLock(active=one)}))
+    return workspace.binding(SLOT, "slm", Sha256("0" * 64), NO_CHECKS)
+
+
+BUDGET = f'[slots."{SLOT}"]\nerror_budget = 0.1\n'
+
+
+def test_without_an_error_budget_everything_is_kept(tmp_path: Path) -> None:
+    assert bound(tmp_path, None, "").specialist_id == f"{SLOT}@1"
+
+
+@pytest.mark.filterwarnings("ignore:.* is not used")
+@pytest.mark.parametrize(
+    ("shown", "toml", "reason"),
+    [
+        (certificate(), BUDGET, None),
+        (certificate(), BUDGET.replace("0.1", "0.2"), None),
+        (certificate(), BUDGET.replace("0.1", "0.05"), "error budget of 0.05 with confidence 0.95"),
+        (certificate(), BUDGET + "confidence = 0.99\n", "error budget of 0.1 with confidence 0.99"),
+        (certificate(confidence=0.99), BUDGET, None),
+        (None, BUDGET, "never shown to keep"),
+        (certificate(None), BUDGET, "nothing that it answers is certified for an error budget of 0.1: there are 20"),
+        (certificate(checks_sha256="1" * 64), BUDGET, "checks have changed"),
+    ],
+)
+def test_a_specialist_answers_alone_only_what_was_shown(
+    tmp_path: Path, shown: Certificate | None, toml: str, reason: str | None
+) -> None:
+    binding = bound(tmp_path, shown, toml)
+    assert (binding.specialist_id is None) == (reason is not None)
+    assert (reason or "") in (binding.refused or "")
+
+
+def test_a_slot_is_gated_from_its_next_call(open_app: OpenApp) -> None:
+    """Through `@slot`: the check of the code is part of what was certified."""
+    from hetero_agents import slot
+
+    @slot(name=SLOT)
+    async def named(text: str) -> str:
+        """Name it."""
+        ...
+
+    sure, unsure = said("sure", -0.5), said("unsure", -4.0)
+    app = open_app({"fake:big": answers("big's"), f"{SLOT}@1": answers(sure, unsure)}, TOML + BUDGET)
+    shown = certificate(checks_sha256=named.checks_sha256)
+    entry = lock_entry(SLOT, named.contract.sha256).model_copy(update={"certificate": shown})
+    app.workspace.add_specialist(SpecialistId(f"{SLOT}@1"), entry)
+    app.workspace.activate(SLOT, SpecialistId(f"{SLOT}@1"))
+    assert [named.sync("x") for _ in range(2)] == ["sure", "big's"]
+
+    @named.check
+    def never(answer: str) -> None:
+        pass
+
+    with pytest.warns(UserWarning, match="checks have changed"):
+        assert named.sync("x") == "big's"
+
+
+# -- the certificate -------------------------------------------------------------------------------
+
+
+def world(n: int, rng: random.Random) -> list[Tried]:
+    """Return answers that are right with the logistic probability of their product, plus five."""
+    made: list[Tried] = []
+    for number in range(n):
+        product = -rng.expovariate(0.5)
+        right = rng.random() < 1 / (1 + math.exp(-(5.0 + product)))
+        made.append(Tried(f"{number}", {"product": product}, not right, refused=False))
+    return made
+
+
+def shown_of(select: Sequence[Tried], kept_apart: Sequence[Tried], test: Sequence[Tried], budget: float) -> Certificate:
+    return certify(
+        select,
+        kept_apart,
+        test,
+        error_budget=budget,
+        confidence=0.95,
+        samples=1,
+        against="the truth",
+        checks_sha256=NO_CHECKS,
+    )
+
+
+@pytest.mark.parametrize(("budget", "least"), [(0.01, 299), (0.02, 149), (0.05, 59), (0.10, 29)])
+def test_fewest_kept_answers_that_can_show_a_budget(budget: float, least: int) -> None:
+    assert fewest(budget, 0.95) == least
+    assert upper_bound(0, least, 0.95) <= budget < upper_bound(0, least - 1, 0.95)
+
+
+def test_the_bound_is_clopper_and_pearsons() -> None:
+    """At the bound, so few errors have a chance of just 0.05."""
+    bound_of = upper_bound(3, 80, 0.95)
+    tail = sum(math.comb(80, k) * bound_of**k * (1 - bound_of) ** (80 - k) for k in range(4))
+    assert tail == pytest.approx(0.05)
+    assert upper_bound(0, 0, 0.95) == upper_bound(5, 5, 0.95) == 1.0
+
+
+def test_the_calibrator_finds_the_probability() -> None:
+    calibrator = fit(world(4000, random.Random(0)))
+    assert calibrator is not None
+    assert calibrator.bias == pytest.approx(5.0, abs=0.4)
+    assert calibrator.weights["product"] == pytest.approx(1.0, abs=0.1)
+    fresh = world(4000, random.Random(1))
+    assert calibration_error(reliability(calibrator, fresh)) < 0.03
+
+
+def test_a_refused_answer_is_never_kept() -> None:
+    shown = certificate(0.5)
+    assert keeps(shown, Tried("a", {"product": 0.0}, wrong=False, refused=False))
+    assert not keeps(shown, Tried("a", {"product": 0.0}, wrong=False, refused=True))
+    assert sureness(shown.calibrator, Tried("a", None, wrong=False, refused=False)) == -1
+
+
+def test_what_is_certified_keeps_most_of_what_is_safe() -> None:
+    rng = random.Random(0)
+    shown = shown_of(world(300, rng), world(800, rng), world(2000, rng), 0.10)
+    assert shown.threshold is not None
+    assert shown.missing is None
+    assert shown.upper_bound <= 0.10
+    assert shown.share.score > 0.5
+    assert shown.risk is not None
+    assert shown.risk.score <= 0.10
+
+
+@pytest.mark.parametrize("budget", [0.05, 0.10])
+def test_the_guarantee_is_true(budget: float) -> None:
+    """Of many draws at most one in twenty certifies a threshold above which the population is wrong more often.
+
+    The random numbers are fixed: 100 draws of a true 5 % give 11 violations or more once in a hundred.
+    """
+    rng = random.Random(budget)
+    population = world(3000, rng)
+    violations = certified = 0
+    for _ in range(100):
+        drawn = rng.choices(population, k=260)
+        apart = [Tried(f"{i}", t.signals, t.wrong, t.refused) for i, t in enumerate(drawn[60:])]
+        shown = shown_of(drawn[:60], apart, [], budget)
+        if shown.threshold is None:
+            continue
+        certified += 1
+        kept = [t.wrong for t in population if keeps(shown, t)]
+        violations += sum(kept) / len(kept) > budget
+    assert certified >= 40
+    assert violations <= 10
+
+
+def test_a_model_that_is_no_surer_where_it_is_right_is_not_certified() -> None:
+    rng = random.Random(0)
+    noise = [Tried(f"{i}", {"product": -rng.random()}, rng.random() < 0.3, refused=False) for i in range(600)]
+    shown = shown_of(noise[:200], noise[200:], noise, 0.05)
+    assert shown.threshold is None
+    assert shown.missing is not None
+    assert "too often wrong where it is surest" in shown.missing
+    assert shown.share.score == 0.0
+
+
+def test_too_few_calls_say_how_many_are_missing() -> None:
+    rng = random.Random(0)
+    sure = [Tried(f"{i}", {"product": -rng.random()}, wrong=False, refused=False) for i in range(80)]
+    shown = shown_of(sure[:40], sure[40:], sure, 0.05)
+    assert shown.threshold is None
+    assert shown.missing is not None
+    assert "more calls in the certify part might do (at least 59 without an error)" in shown.missing
+
+
+def test_a_cluster_counts_once() -> None:
+    """A hundred copies of one call are one call."""
+    copies = [Tried("one", {"product": -0.1}, wrong=False, refused=False)] * 100
+    assert shown_of(world(60, random.Random(0)), copies, [], 0.05).calls == 1
+
+
+def test_thresholds_go_down_from_the_one_that_is_likeliest_to_pass() -> None:
+    planned = plan([1 - i / 20_000 for i in range(400)], 400, 0.05, 0.95)
+    assert planned.thresholds == sorted(planned.thresholds, reverse=True)
+    assert planned.chance > 0.8
+    assert planned.needed is not None
+    assert planned.needed <= 400
+    assert plan([], 400, 0.05, 0.95).thresholds == []
+
+
+def test_without_any_signal_nothing_is_kept() -> None:
+    mute = [Tried(f"{i}", None, wrong=False, refused=False) for i in range(100)]
+    shown = shown_of(mute, mute, mute, 0.1)
+    assert (shown.threshold, shown.kept) == (None, 0)
+    assert shown.missing == "the engine does not say how sure it is"
+
+
+def test_why_a_specialist_may_not_answer_alone() -> None:
+    assert uncertified(certificate(), 0.1, 0.95, NO_CHECKS) is None

@@ -1,0 +1,369 @@
+"""Step S6: shadow, canary, active and back, by evidence; what is asked beside a call, and who waits for it."""
+
+import asyncio
+import random
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hetero_agents import ConfigError, Slot, slot, subject
+from hetero_agents.bindings import SpecialistId
+from hetero_agents.bindings.lock import Stage
+from hetero_agents.contract import SlotId
+from hetero_agents.rollout import iterate as iterating
+from hetero_agents.rollout import step, verdict
+from hetero_agents.routing import Aside, Seen, State, wealth_against_bad, wealth_against_good
+from hetero_agents.slots import App
+from hetero_agents.spans import Names, calls_of
+
+from .conftest import OpenApp
+from .support import TOML, Answers, answers, in_processes, lock_entry
+from .test_budget import certificate, said
+
+ID = SlotId("rollout.name")
+ONE = SpecialistId(f"{ID}@1")
+BUDGET = f'[slots."{ID}"]\nerror_budget = 0.1\naudit = 1.0\n'
+
+
+def named() -> Slot[[str], str]:
+    @slot(name=ID)
+    async def name(text: str) -> str:
+        """Name it."""
+        ...
+
+    return name
+
+
+def ladder(
+    open_app: OpenApp, big: Answers, mine: Answers, stage: Stage, toml: str = TOML + BUDGET, share: float = 1.0
+) -> tuple[App, Slot[[str], str]]:
+    """Return a workspace whose slot has a specialist at a stage."""
+    declared = named()
+    app = open_app({"fake:big": big, ONE: mine}, toml)
+    shown = certificate(checks_sha256=declared.checks_sha256)
+    entry = lock_entry(ID, declared.contract.sha256).model_copy(update={"certificate": shown})
+    app.workspace.add_specialist(ONE, entry)
+    app.workspace.activate(ID, ONE, stage, share)
+    return app, declared
+
+
+def settled(app: App) -> None:
+    """Wait until nothing is aside any more."""
+    app.aside.close(20)
+
+
+SURE, UNSURE = said("a", -0.1), said("a", -5.0)
+
+
+# -- the stages as they are executed ---------------------------------------------------------------
+
+
+def test_a_shadow_is_compared_and_never_returned(open_app: OpenApp) -> None:
+    app, name = ladder(open_app, answers("b"), answers(SURE), "shadow")
+    result = asyncio.run(name.run("x"))
+    assert (result.output, result.route.decision, result.route.binding) == ("b", "kept", "big")
+    settled(app)
+    (seen,) = app.state.evidence(ONE, "shadow")
+    assert (seen.kept, seen.wrong) == (True, True)
+
+
+def test_an_unsure_shadow_would_not_have_answered(open_app: OpenApp) -> None:
+    app, name = ladder(open_app, answers("a"), answers(UNSURE), "shadow")
+    name.sync("x")
+    settled(app)
+    (seen,) = app.state.evidence(ONE, "shadow")
+    assert (seen.kept, seen.wrong) == (False, False)
+
+
+def test_a_canary_answers_its_share_and_all_its_answers_are_compared(open_app: OpenApp) -> None:
+    app, name = ladder(open_app, answers("a"), answers(SURE), "canary")
+    result = asyncio.run(name.run("x"))
+    assert (result.route.decision, result.route.specialist) == ("kept", ONE)
+    settled(app)
+    (seen,) = app.state.evidence(ONE, "canary")
+    assert (seen.kept, seen.wrong) == (True, False)
+
+
+def test_the_other_calls_of_a_canary_are_answered_as_before(open_app: OpenApp) -> None:
+    app, name = ladder(open_app, answers("b"), answers(SURE), "canary", share=0.001)
+    random.seed(0)
+    assert [name.sync(f"{n}") for n in range(5)] == ["b"] * 5
+    settled(app)
+    assert app.state.evidence(ONE, "canary") == []
+
+
+def test_an_active_specialists_answers_are_audited(open_app: OpenApp) -> None:
+    app, name = ladder(open_app, answers("b"), answers(SURE), "active")
+    assert name.sync("x") == "a"
+    settled(app)
+    (seen,) = app.state.evidence(ONE, "active")
+    assert seen.wrong
+
+
+def test_without_an_error_budget_nothing_is_audited(open_app: OpenApp) -> None:
+    big = answers("b")
+    app, name = ladder(open_app, big, answers(SURE), "active", TOML)
+    assert name.sync("x") == "a"
+    settled(app)
+    assert big.asked == []
+
+
+def test_what_the_next_model_said_in_an_audit_is_an_example(open_app: OpenApp) -> None:
+    """The answers that specialists give teach nothing; those of audits do."""
+    app, name = ladder(open_app, answers("b"), answers(SURE), "active")
+    with subject("ada"):
+        name.sync("x")
+    settled(app)
+    app.tracing.flush()
+    (call,) = calls_of(app.vault, ID)
+    assert (call.output, call.binding, call.specialist, call.trainable) == ("b", "big", None, True)
+    (trace,) = {span["trace_id"] for span in app.vault.read()}
+    assert trace
+    (beside,) = [span for span in app.vault.read() if span["attributes"].get(Names.DECISION) == "shadow"]
+    assert beside["attributes"][Names.SUBJECT] == "ada"
+
+
+def test_the_own_comparison_says_what_is_wrong(open_app: OpenApp) -> None:
+    app, name = ladder(open_app, answers("A"), answers(SURE), "shadow")
+    name.compare(lambda first, second: first.lower() == second.lower())
+    name.sync("x")
+    settled(app)
+    assert not app.state.evidence(ONE, "shadow")[0].wrong
+
+
+# -- the evidence ----------------------------------------------------------------------------------
+
+
+def see(state: State, stage: Any, wrong: list[bool], budget: float = 0.1) -> None:
+    for one in wrong:
+        state.saw(ONE, stage, Seen(True, one, 0.5), budget)
+
+
+def test_running_processes_stop_a_specialist_that_breaks_its_budget(open_app: OpenApp) -> None:
+    app, name = ladder(open_app, answers("b"), answers(SURE), "active")
+    see(app.state, "active", [True] * 4)
+    assert name.sync("x") == "b"
+    assert "does not allow" in (app.state.stopped(ONE) or "")
+    assert app.workspace.lock.slots[ID].active == ONE  # only the command line writes the lock
+
+
+def test_a_good_shadow_goes_on_to_canary_and_then_active(open_app: OpenApp) -> None:
+    app, _ = ladder(open_app, answers("b"), answers(SURE), "shadow")
+    assert verdict(app, ID).move == "stay"
+    see(app.state, "shadow", [False] * 60)
+    assert step(app, ID).move == "forward"
+    assert app.workspace.lock.slots[ID].stage == "canary"
+    assert step(app, ID).move == "stay"  # what was seen in the shadow is not counted twice
+    see(app.state, "canary", [False] * 60)
+    assert step(app, ID).move == "forward"
+    assert app.workspace.lock.slots[ID].stage == "active"
+
+
+@pytest.mark.parametrize("stage", ["shadow", "canary", "active"])
+def test_a_specialist_that_breaks_its_budget_goes_back(open_app: OpenApp, stage: Stage) -> None:
+    app, _ = ladder(open_app, answers("b"), answers(SURE), stage)
+    see(app.state, stage, [True] * 4)
+    found = step(app, ID)
+    assert (found.move, found.wrong) == ("back", 4)
+    assert app.workspace.lock.slots[ID].active is None
+
+
+def test_answers_that_would_escalate_are_not_held_against_it(open_app: OpenApp) -> None:
+    app, _ = ladder(open_app, answers("b"), answers(SURE), "shadow")
+    for _ in range(20):
+        app.state.saw(ONE, "shadow", Seen(False, True, 0.5), 0.1)
+    assert verdict(app, ID).move == "stay"
+
+
+def test_a_verdict_needs_a_specialist_and_a_budget(open_app: OpenApp) -> None:
+    app, _ = ladder(open_app, answers("b"), answers(SURE), "shadow", TOML)
+    with pytest.raises(ConfigError, match="needs an error_budget"):
+        verdict(app, ID)
+    app.workspace.restore(ID)
+    with pytest.raises(ConfigError, match="no specialist to move"):
+        verdict(app, ID)
+
+
+@pytest.mark.parametrize("budget", [0.05, 0.1])
+def test_few_good_streams_ever_raise_an_alarm(budget: float) -> None:
+    """At the budget itself, looked at after every answer: at most 5 in 100; the random numbers are fixed."""
+    rng, alarms = random.Random(1), 0
+    for _ in range(100):
+        stream = [rng.random() < budget for _ in range(300)]
+        alarms += any(wealth_against_good(stream[:n], budget) >= 20 for n in range(1, 301))
+    assert alarms <= 8
+
+
+def test_few_bad_specialists_go_on() -> None:
+    rng, steps = random.Random(2), 0
+    for _ in range(100):
+        stream = [rng.random() < 0.1 for _ in range(300)]
+        steps += any(wealth_against_bad(stream[:n], 0.1) >= 20 for n in range(1, 301))
+    assert steps <= 8
+
+
+def test_a_change_after_a_long_good_time_is_noticed() -> None:
+    rng = random.Random(3)
+    good = [rng.random() < 0.02 for _ in range(500)]
+    bad = [rng.random() < 0.4 for _ in range(60)]
+    assert wealth_against_good(good, 0.05) < 20 <= wealth_against_good(good + bad, 0.05)
+
+
+# -- the lock --------------------------------------------------------------------------------------
+
+
+def test_who_was_on_the_way_is_nothing_to_go_back_to(open_app: OpenApp) -> None:
+    app, _ = ladder(open_app, answers("b"), answers(SURE), "shadow")
+    two = SpecialistId(f"{ID}@2")
+    app.workspace.add_specialist(two, app.workspace.lock.specialists[ONE])
+    app.workspace.activate(ID, two, "shadow")
+    state = app.workspace.lock.slots[ID]
+    assert (state.active, state.replaced) == (two, [None])
+
+
+def _promote(root: str, number: int) -> None:
+    from hetero_agents.bindings import SlotLock, Workspace
+
+    with (Path(root) / f"{number}.txt").open("w") as note:
+        try:
+            Workspace(Path(root)).activate(ID, SpecialistId(f"{ID}@{number}"), expected=SlotLock())
+            note.write("won")
+        except ConfigError as error:
+            note.write(str(error))
+
+
+def test_of_two_processes_that_promote_at_once_one_wins(open_app: OpenApp) -> None:
+    app, _ = ladder(open_app, answers("b"), answers(SURE), "shadow")
+    app.workspace.restore(ID)
+    app.workspace.add_specialist(SpecialistId(f"{ID}@2"), app.workspace.lock.specialists[ONE])
+    root = app.workspace.root
+    assert app.workspace.lock.slots[ID] == type(app.workspace.lock.slots[ID])()
+    in_processes(_promote, (str(root), 1), (str(root), 2))
+    said_by = sorted((root / f"{number}.txt").read_text() for number in (1, 2))
+    assert said_by[1] == "won"
+    assert "Another command has changed slot" in said_by[0]
+
+
+# -- aside -----------------------------------------------------------------------------------------
+
+
+def test_what_is_aside_waits_while_a_call_goes_on() -> None:
+    aside, done = Aside(), threading.Event()
+
+    async def work() -> None:
+        done.set()
+
+    with aside.call():
+        aside.add(work)
+        assert not done.wait(0.3)
+    assert done.wait(5)
+    aside.close()
+
+
+def test_an_end_finishes_what_waits_and_counts_the_rest(caplog: pytest.LogCaptureFixture) -> None:
+    aside, done = Aside(), list[int]()
+
+    async def quick() -> None:
+        done.append(1)
+
+    async def slow() -> None:
+        await asyncio.sleep(5)
+
+    for work in (quick, quick, slow, quick):
+        aside.add(work)
+    started = time.monotonic()
+    aside.close(0.5)
+    assert time.monotonic() - started < 3
+    assert (len(done), aside.left_out) == (2, 2)
+    assert "2 comparisons of models were not made" in caplog.text
+
+
+def test_a_failure_aside_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    aside, done = Aside(), list[int]()
+
+    async def fails() -> None:
+        raise RuntimeError("no such engine")
+
+    async def works() -> None:
+        done.append(1)
+
+    aside.add(fails)
+    aside.add(works)
+    aside.close()
+    assert done == [1]
+    assert "no such engine" in caplog.text
+
+
+# -- a round of iterate ----------------------------------------------------------------------------
+
+
+def silent(step: str, done: int, total: int) -> None:
+    pass
+
+
+def rounds(app: App, name: Slot[[str], str], **more: Any) -> iterating.Round:
+    return asyncio.run(iterating.iterate(app, name, progress=silent, **more))
+
+
+def asked_about(app: App, name: Slot[[str], str], count: int) -> None:
+    for number in range(count):
+        name.sync(f"{random.Random(number).getrandbits(200):x}")
+    app.tracing.flush()
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The slots for which a training was begun; it makes `@2`, whose error budget is certified."""
+    begun = list[str]()
+
+    async def distill(app: App, slot: Slot[..., Any], *, progress: Any) -> Any:
+        begun.append(slot.id)
+        two = SpecialistId(f"{slot.id}@2")
+        shown = certificate(checks_sha256=slot.checks_sha256)
+        entry = lock_entry(slot.id, slot.contract.sha256).model_copy(update={"certificate": shown})
+        app.workspace.add_specialist(two, entry)
+        return SimpleNamespace(specialist=entry, specialist_id=two)
+
+    monkeypatch.setattr(iterating, "distill", distill)
+    return begun
+
+
+def numbered() -> Answers:
+    """An LLM that never says the same twice."""
+    return answers(*(f"answer {number}" for number in range(200)))
+
+
+def test_a_slot_without_a_specialist_is_trained_and_its_specialist_begins_in_the_shadow(
+    open_app: OpenApp, trained: list[str]
+) -> None:
+    app = open_app({"fake:big": numbered(), f"{ID}@2": answers(SURE)}, TOML + BUDGET)
+    name = named()
+    assert "needs 40" in rounds(app, name).why
+    asked_about(app, name, 60)
+    assert rounds(app, name, may_train=False).did == "nothing"
+    done = rounds(app, name)
+    assert (done.did, done.specialist, trained) == ("trained", f"{ID}@2", [ID])
+    state = app.workspace.lock.slots[ID]
+    assert (state.active, state.stage, state.replaced) == (f"{ID}@2", "shadow", [None])
+    assert rounds(app, name).did == "waits"
+    see(app.state, "shadow", [False] * 60)  # of @1, which says nothing of @2
+    assert rounds(app, name).did == "waits"
+
+
+def test_a_round_takes_back_what_running_processes_stopped(open_app: OpenApp, trained: list[str]) -> None:
+    app, name = ladder(open_app, numbered(), answers(SURE), "active")
+    see(app.state, "active", [True] * 4)
+    done = rounds(app, name)
+    assert (done.did, done.specialist) == ("moved", ONE)
+    assert app.workspace.lock.slots[ID].active is None
+    assert trained == []
+
+
+def test_a_round_needs_an_error_budget(open_app: OpenApp) -> None:
+    app, name = ladder(open_app, numbered(), answers(SURE), "active", TOML)
+    with pytest.raises(ConfigError, match="needs an error_budget"):
+        rounds(app, name)
