@@ -19,13 +19,15 @@ from pydantic_ai.direct import model_request
 
 from examples.tool_desk.desk import choose, fill
 from examples.tool_desk.work import Item, answer_lines, load_items
-from hetero_agents import DistillError, EngineError, IntegrityError
-from hetero_agents.bindings import ModelConfig, Workspace
+from hetero_agents import DistillError, EngineError, IntegrityError, SlotResult
+from hetero_agents.bindings import Certificate, ModelConfig, Workspace
 from hetero_agents.bindings.lock import exclusive, update_lock
 from hetero_agents.cli.distill import say, values_of
 from hetero_agents.distill import Distilled, Recipe, distill, select, teacher
 from hetero_agents.distill.base import chat_of, load_base, sample_of
+from hetero_agents.distill.loop import comparator_of
 from hetero_agents.distill.lower import LowerLayers
+from hetero_agents.distill.rehearse import Rehearsal, certified
 from hetero_agents.distill.rows import Examples, Sample
 from hetero_agents.distill.train import Job, answer_logits, train
 from hetero_agents.distill.worker import train_aside
@@ -34,6 +36,7 @@ from hetero_agents.engines.adapter import CHANGED, adapter_to_gguf, whole_to_ggu
 from hetero_agents.engines.catalog import fetch_weights, find_weights
 from hetero_agents.engines.local import LocalServers
 from hetero_agents.engines.served import fetch_served, rewrite
+from hetero_agents.routing import Aside
 from hetero_agents.slots import App, registry
 from hetero_agents.spans import Feedback
 from tests.parity import measure
@@ -189,6 +192,43 @@ def test_a_promote_in_another_process_is_seen_by_the_next_call_and_a_rollback_to
         return [*answered, await who()]
 
     assert asyncio.run(calls()) == [None, "desk.choose@1", None]
+
+
+def test_under_an_error_budget_the_real_model_gives_what_it_is_sure_of_and_the_llm_the_rest(loop: Loop) -> None:
+    app, name, parts = loop.app, loop.made.specialist_id, loop.made.dataset.parts
+    held = parts["test"]
+    data = replace(
+        loop.made.dataset,
+        parts={**parts, "select": held[:15], "certify": held[15:40], "test": [*held[40:], *parts["select"]]},
+    )
+    (folder,) = {path.parent for path in (app.workspace.state_dir / "distill" / choose.id).glob("*/dataset.json")}
+    toml, lock = app.workspace.config_path, app.workspace.lock
+    toml.write_text(TOML.replace('split_by = "request"', 'split_by = "request"\nerror_budget = 0.4\naudit = 1.0'))
+    base = ModelConfig(model=loop.made.specialist.base)
+    ask = Rehearsal(app, choose, base, name, loop.made.specialist, folder, silent)
+
+    async def trip() -> tuple[Certificate, list[SlotResult[str]]]:
+        compare = await comparator_of(app, choose)
+        shown, bins = await certified(ask, data, compare, await ask.answers(data.parts["test"], 1))
+        assert sum(b.n for b in bins) == len(data.parts["test"])
+        app.workspace.add_specialist(name, loop.made.specialist.model_copy(update={"certificate": shown}))
+        app.workspace.activate(choose.id, name)
+        return shown, [await choose.run(**e.input) for e in parts["test"][:25]]
+
+    try:
+        shown, results = asyncio.run(trip())
+        assert shown.threshold is not None, shown.missing
+        assert {"product", "choice"} == shown.calibrator.weights.keys()
+        kept = [r for r in results if r.route.specialist]
+        assert len(kept) > 0
+        assert all((r.confidence or 0) >= shown.threshold for r in kept)
+        assert all("sure by" in (r.route.reason or "") for r in results if r not in kept)
+        app.aside.close(60)
+        assert len(app.state.evidence(name, "active")) == len(kept), "each kept answer was compared with the LLM's"
+    finally:
+        app.aside = Aside()
+        toml.write_text(TOML)
+        update_lock(app.workspace.lock_path, lambda _: lock)
 
 
 def test_weights_that_are_not_those_evaluated_are_never_served(loop: Loop) -> None:

@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import time
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ async def one_run(item: Item, agency: str) -> bool:
 
 def main(*, llm: str | None, train_on_outputs: bool, fresh: bool, as_json: bool) -> None:
     """Run the demo and print its table, or with `as_json` its report."""
+    # The table says it too.
+    warnings.filterwarnings("ignore", message=".* is not used: nothing that it answers is certified")
     llm = _which_llm(llm, train_on_outputs)
     started = time.perf_counter()
     with common.fetch_progress() as progress:

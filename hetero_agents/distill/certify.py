@@ -58,7 +58,7 @@ def fit(tried: Sequence[Tried]) -> Calibrator | None:
     known = [t for t in tried if t.signals is not None and not t.refused]
     if not known:
         return None
-    names = sorted(set.intersection(*(set(t.signals or {}) for t in known)) - {"minimum"})
+    names = sorted(set.intersection(*(set(t.signals or {}) for t in known)))
     right = [not t.wrong for t in known]
     if not names:
         return None
