@@ -104,7 +104,7 @@ def test_a_leaky_recipe_is_found_out_and_a_modest_one_is_not(tmp_path: Path) -> 
     from hetero_agents.engines.catalog import find_weights
 
     weights = find_weights("smollm2-135m-instruct")
-    planted = plant(fill.contract, [filled(n) for n in range(60)], 3, True, random.Random(2))
+    planted = plant(fill.contract, [filled(n) for n in range(40)], 2, True, random.Random(2))
     canaries = [canary for _, canary in planted]
 
     def texts(examples: list[Example]) -> list[Any]:
@@ -129,11 +129,11 @@ def test_a_leaky_recipe_is_found_out_and_a_modest_one_is_not(tmp_path: Path) -> 
         for c in canaries
         if c.answer
     ]
-    leaky = leaks_of("leaky", Recipe(epochs=10, batch_size=8, top_layers=0.3), told * 20, canaries)
+    leaky = leaks_of("leaky", Recipe(epochs=10, batch_size=8, top_layers=0.3), told * 14, canaries)
     assert leaky.leaks
     assert leaky.bits > 4
-    with_them = [filled(n) for n in range(60)] + [example for example, _ in planted[:2]]
-    modest = leaks_of("modest", Recipe(epochs=1, top_layers=0.3), with_them, canaries[:2])
+    with_them = [filled(n) for n in range(40)] + [example for example, _ in planted[:1]]
+    modest = leaks_of("modest", Recipe(epochs=1, top_layers=0.3), with_them, canaries[:1])
     assert not modest.leaks
     assert modest.extracted == 0
 

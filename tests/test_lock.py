@@ -46,7 +46,7 @@ def test_a_broken_lock_is_one_sentence_that_says_where_to_get_it_back(tmp_path: 
 def test_an_active_specialist_that_is_not_in_the_lock_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "hetero.lock"
     path.write_text(json.dumps({"slots": {SLOT: {"active": f"{SLOT}@1"}}}))
-    with pytest.raises(ConfigError, match=r"makes 'desk\.choose@1' active in 'desk\.choose' but does not hold it"):
+    with pytest.raises(ConfigError, match=r"names 'desk\.choose@1' for 'desk\.choose' but does not hold it"):
         Lock.load(path)
 
 

@@ -259,6 +259,38 @@ def test_a_goal_that_was_missed_is_said_to_be_missed(tmp_path: Path) -> None:
         assert "goal of 85.0 % reached" in text
 
 
+def test_the_error_budget_is_in_the_table_and_on_the_page(tmp_path: Path) -> None:
+    report = made_report()
+    budget = {
+        "error_budget": 0.1,
+        "confidence": 0.95,
+        "threshold": 0.8,
+        "kept": 70,
+        "wrong": 2,
+        "upper_bound": 0.087,
+        "missing": None,
+        "kept_of_test": {**score(90, 208), "n": 208},
+        "wrong_of_kept": {**score(3, 90), "n": 90},
+        "reliability": [{"sure": 0.4 + n / 20, "right": 0.35 + n / 20, "n": 20} for n in range(10)],
+        "calibration_error": 0.041,
+    }
+    report["slots"]["desk.choose"]["budget"] = budget
+    report["slots"]["desk.fill"]["budget"] = {**budget, "threshold": None, "missing": "there are 20 answers"}
+    report["workflow"]["within_budget"] = {"n": 103, **score(99, 103)}
+    report["calls_within_budget"] = {"total": 206, "by_specialist": 80, "by_llm": 126}
+    text = table(report, 400)
+    for told in (
+        "error budget 10.0 %, confidence 95.0 %: 2 of 70 kept answers wrong, at most 8.7 %",
+        "43.3 % (36.7–50.1) of held-out calls are kept, 3.3 % (1.1–9.3) of them wrong",
+        "nothing is kept, the LLM answers: there are 20 answers",
+        "within the error budget 80 of 206 by specialists",
+    ):
+        assert told in text
+    text = page(tmp_path, report)
+    assert "Expected calibration error 4.1 %" in text
+    assert "43.3 % (36.7–50.1) of held-out calls are kept" in text
+
+
 def test_a_report_without_the_optional_parts_is_still_a_report(tmp_path: Path) -> None:
     report = made_report("openai:gpt-5.2")
     report["seconds_per_call"]["before"] = None

@@ -85,6 +85,11 @@ class SlotConfig(_Form):
     imported_from: list[str] = []
     """Agents, chains or tasks of other programs, as `hetero import` lists them, whose calls this slot learns from too."""
 
+    @property
+    def measure(self) -> str:
+        """What says when an answer is right, in words: an error budget is shown for it alone."""
+        return f"{self.compare}, tolerance {self.tolerance:g}" + (f", judge {self.judge}" if self.judge else "")
+
     @model_validator(mode="after")
     def _compares(self) -> SlotConfig:
         if self.judge is not None and self.compare != "judge":

@@ -74,7 +74,9 @@ class Certificate(_Form):
     missing: str | None = None
     """Why nothing is kept, and how many more calls might change that; None where something is."""
     checks_sha256: Sha256
-    """Of the slot's checks: others ask for a new calibration."""
+    """Of the slot's checks and its own comparison: others ask for a new calibration."""
+    compare: str
+    """What `hetero.toml` said of the comparison: `compare`, `tolerance`, `judge`."""
     share: Score
     """Share of the test part's calls that are kept."""
     risk: Score | None
@@ -86,7 +88,7 @@ class Certificate(_Form):
 
 
 class Specialist(_Form):
-    """A base model plus weights trained for one slot; immutable once written."""
+    """A base model plus weights trained for one slot; its weights never change once written."""
 
     slot: SlotId
     base: str
@@ -173,10 +175,11 @@ class Lock(_Form):
                 f"{path} is broken at {place} ({first['msg']}); restore it from version control."
             ) from error
         for slot, entry in lock.slots.items():
-            if entry.active is not None and entry.active not in lock.specialists:
-                raise ConfigError(
-                    f"{path} makes {entry.active!r} active in {slot!r} but does not hold it; restore it from version control."
-                )
+            for name in (entry.active, *entry.replaced):
+                if name is not None and name not in lock.specialists:
+                    raise ConfigError(
+                        f"{path} names {name!r} for {slot!r} but does not hold it; restore it from version control."
+                    )
         return lock
 
     def of_slot(self, slot: SlotId) -> dict[SpecialistId, Specialist]:

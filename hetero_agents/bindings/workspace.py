@@ -43,6 +43,8 @@ class Binding:
     coming_entry: Specialist | None = None
     share: float = 0.0
     """Share of the calls that `coming` is asked first for."""
+    coming_refused: str | None = None
+    """Why the specialist on its way is not used, where it is not."""
 
 
 class Workspace:
@@ -154,8 +156,7 @@ class Workspace:
         coming, coming_entry, reason = usable(state.active)
         name, specialist, before = usable(state.replaced[-1] if state.replaced else None)
         share = state.share or 0.0
-        on_its_way = (state.stage, coming, coming_entry, share)
-        return Binding(slot, name, specialist, models, entry, reason or before, *on_its_way)
+        return Binding(slot, name, specialist, models, entry, before, state.stage, coming, coming_entry, share, reason)
 
     def _reason(
         self, name: SpecialistId, specialist: Specialist, entry: SlotConfig, contract: Sha256, checks: Sha256 | None
@@ -167,7 +168,7 @@ class Workspace:
         elif specialist.withdrawn:
             reason = specialist.withdrawn
         elif entry.error_budget is not None:
-            reason = uncertified(specialist.certificate, entry.error_budget, entry.confidence, checks)
+            reason = uncertified(specialist.certificate, entry, checks)
         if reason and (name, specialist.contract_sha256) not in self._warned:
             self._warned.add((name, specialist.contract_sha256))
             warnings.warn(f"{name} is not used: {reason}; run `hetero distill {specialist.slot}` again.", stacklevel=2)
@@ -213,9 +214,11 @@ class Workspace:
                     f"Another command has changed slot {slot!r} meanwhile (now {before.active}, {before.stage}); look at `hetero slots` and decide again."
                 )
             replaced = before.replaced
-            if before.active != specialist:
-                # Who was still on the way never filled the slot, and is nothing to go back to.
-                replaced = [*replaced, before.active] if before.stage == "active" else replaced
+            if before.active != specialist and before.stage == "active":
+                replaced = [*replaced, before.active]
+            # Who was still on the way never filled the slot, and nobody goes back to himself.
+            if before.active != specialist and replaced and replaced[-1] == specialist:
+                replaced = replaced[:-1]
             own = share if stage == "canary" else None
             after = SlotLock(active=specialist, stage=stage, share=own, replaced=replaced)
             return lock.model_copy(update={"slots": {**lock.slots, slot: after}})
@@ -260,16 +263,15 @@ class Workspace:
         return demoted
 
 
-def uncertified(
-    certificate: Certificate | None, error_budget: float, confidence: float, checks: Sha256 | None
-) -> str | None:
-    """Return why a specialist may not answer alone under an error budget; None where it may."""
-    if certificate is None or certificate.error_budget > error_budget or certificate.confidence < confidence:
-        return f"it was never shown to keep an error budget of {error_budget:g} with confidence {confidence:g}"
-    if certificate.checks_sha256 != checks:
-        return "the slot's checks have changed since its error budget was certified"
+def uncertified(certificate: Certificate | None, entry: SlotConfig, checks: Sha256 | None) -> str | None:
+    """Return why a specialist may not answer alone under a slot's error budget; None where it may."""
+    budget, confidence = entry.error_budget or 0.0, entry.confidence
+    if certificate is None or certificate.error_budget > budget or certificate.confidence < confidence:
+        return f"it was never shown to keep an error budget of {budget:g} with confidence {confidence:g}"
+    if certificate.checks_sha256 != checks or certificate.compare != entry.measure:
+        return "the slot's checks or comparison have changed since its error budget was certified"
     if certificate.threshold is None:
-        return f"nothing that it answers is certified for an error budget of {error_budget:g}: {certificate.missing}"
+        return f"nothing that it answers is certified for an error budget of {budget:g}: {certificate.missing}"
     return None
 
 

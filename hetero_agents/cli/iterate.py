@@ -58,7 +58,7 @@ def _round(app: App, slot: Slot[..., Any], may_train: bool) -> Round:
     try:
         with common.step_progress() as progress:
             return asyncio.run(iterate(app, slot, may_train=may_train, progress=progress))
-    except HeteroError as error:  # of this slot: the others have their turn
+    except HeteroError as error:  # of this slot, and said: the others have their turn
         return Round(slot.id, "nothing", str(error))
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ..bindings import Score
 from ..errors import UserError
+from ..report.words import interval, percent
 from ..slots import registry
 from . import common
 from .common import Json
@@ -28,7 +29,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Say how many of the vault's calls specialists could answer, at which error, and what that saves."""
-    from ..rollout import slot_report, whole
+    from ..rollout import slot_report, whole, workflows
 
     common.open_app()
     app, _ = open_vault()
@@ -46,6 +47,7 @@ def report(
         "slots": [_values(each) for each in found],
         "budgets": budgets,
         "whole": total and total.model_dump(),
+        "workflows": list(map(asdict, workflows(app))),
         "answer_key": any(model.model.startswith("replay:") for model in app.workspace.config.models.values()),
     }
     if html is not None:
@@ -58,7 +60,11 @@ def report(
     for each in found:
         _say(each, budgets.get(each.slot))
     if total is not None:
-        _line(f"Of all calls {_share(total)} can move at the slots' own error budgets, each slot weighed by its calls.")
+        _line(
+            f"Of held-out inputs {_share(total)} can move at the slots' own error budgets, each slot weighed by its calls."
+        )
+    for flow in values["workflows"]:
+        _line(_flow(flow))
     if values["answer_key"]:
         _line("A model here is an answer key (replay:): its seconds and cost say nothing about a real LLM.")
     if html is not None:
@@ -127,8 +133,19 @@ def _spent(each: SlotReport) -> str:
     return ", ".join(text for text in told if text)
 
 
+def _flow(flow: dict[str, Any]) -> str:
+    calls = ", ".join(f"{slot} {n} times" for slot, n in flow["calls"].items())
+    head = f"{flow['name']}, {flow['runs']} runs, of which one called at most {calls}: "
+    if flow["without_budget"]:
+        return f"{head}no bound, since {', '.join(flow['without_budget'])} has no error budget."
+    if not flow["bound"]:
+        return f"{head}no specialist answers."
+    return f"{head}specialists let at most {flow['bound']:.3g} of such runs go wrong, with confidence {flow['confidence']:.3g}."
+
+
 def _share(score: Score) -> str:
-    return f"{100 * score.score:.1f} % [{100 * score.low:.1f}, {100 * score.high:.1f}]"
+    values = score.model_dump()
+    return f"{percent(values['score'])} ({interval(values)})"
 
 
 def _line(text: str) -> None:

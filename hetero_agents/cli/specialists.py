@@ -14,7 +14,7 @@ from rich.tree import Tree
 
 from ..bindings import SpecialistId
 from ..bindings.lock import SlotLock, Stage
-from ..bindings.workspace import CANARY_SHARE
+from ..bindings.workspace import CANARY_SHARE, uncertified
 from ..contract import SlotId
 from ..errors import ConfigError, IntegrityError, UnknownNameError, UserError
 from ..slots import App, Slot, registry
@@ -30,17 +30,19 @@ SHOWN = 3
 
 
 def slots(as_json: Json = False) -> None:
-    """Show every slot: its tier, what fills it now, and its specialists."""
+    """Show every slot: its tier, what fills it now, its error budget, and its specialists."""
     app = common.open_app()
     rows = [_slot_row(app, slot) for slot in registry.slots.values()]
     if as_json:
         common.print_json(rows)
         return
-    table = Table("slot", "tier", "filled by", "specialists", "note")
+    table = Table("slot", "tier", "filled by", "error budget", "specialists", "note")
     for row in rows:
-        table.add_row(
-            row["slot"], row["tier"], row["filled_by"], "\n".join(row["specialists"]) or "-", row["note"] or ""
-        )
+        budget = "-" if row["error_budget"] is None else f"{row['error_budget']:g}"
+        if (kept := row["kept"]) is not None:
+            budget += f": keeps {kept['score']:.3f} [{kept['low']:.3f}, {kept['high']:.3f}]"
+        shown = "\n".join(row["specialists"]) or "-"
+        table.add_row(row["slot"], row["tier"], row["filled_by"], escape(budget), shown, escape(row["note"] or ""))
     common.out.print(table)
 
 
@@ -51,26 +53,29 @@ def _slot_row(app: App, slot: Slot[..., Any]) -> dict[str, Any]:
         for name, entry in lock.of_slot(slot.id).items()
         if "specialist" in entry.scores
     ]
+    filled, note, kept = "nothing", None, None
     try:
         binding = app.binding(slot.id, slot.tier, slot.contract.sha256, slot.checks_sha256)
     except ConfigError as error:
-        filled, note = "nothing", str(error)
+        note = str(error)
     else:
-        coming = [f"{binding.coming} ({binding.stage})"] if binding.coming else []
-        filled = " -> ".join(
-            [
-                *coming,
-                *([binding.specialist_id] if binding.specialist_id else []),
-                *(name for name, _ in binding.models),
-            ]
-        )
-        note = binding.refused
+        chain = [f"{binding.coming} ({binding.stage})"] if binding.coming else []
+        chain += [binding.specialist_id] if binding.specialist_id else []
+        filled = " -> ".join([*chain, *(name for name, _ in binding.models)])
+        ours = [name for name in (binding.coming, binding.specialist_id) if name]
+        stopped = next((f"{name} is stopped: {why}" for name in ours if (why := app.state.stopped(name))), None)
+        note = stopped or binding.refused or binding.coming_refused
+        answers = binding.coming_entry or binding.specialist
+        if answers and answers.certificate and binding.entry.error_budget is not None:
+            kept = answers.certificate.share.model_dump()
     return {
         "slot": slot.id,
         "tier": slot.tier,
         "hci": slot.hci,
         "contract": slot.contract.sha256,
         "filled_by": filled,
+        "error_budget": app.workspace.slot_config(slot.id).error_budget,
+        "kept": kept,
         "specialists": specialists,
         "note": note,
     }
@@ -84,7 +89,7 @@ def promote(
     ] = "active",
     share: Annotated[
         float,
-        typer.Option(min=0.001, max=1, help="The share of calls that a canary answers; all of them are compared."),
+        typer.Option(min=0.01, max=1, help="The share of calls that a canary answers; all of them are compared."),
     ] = CANARY_SHARE,
     auto: Annotated[
         bool, typer.Option("--auto", help="Move the slot's specialist one stage on or back, if the evidence says so.")
@@ -97,7 +102,9 @@ def promote(
     app = common.open_app()
     lock = app.workspace.lock
     if auto:
-        _say_verdict(app, SlotId(specialist.partition("@")[0]), as_json)
+        if "@" in specialist or stage != "active" or share != CANARY_SHARE:
+            raise UserError("--auto takes a slot, and neither --stage nor --share: the evidence decides.")
+        _say_verdict(app, registry.slot(specialist), as_json)
         return
     if "@" not in specialist:
         slot = registry.slot(specialist)
@@ -125,26 +132,27 @@ def promote(
         raise IntegrityError(
             f"The weights of {name} at {path} are missing or not those that were evaluated; distill it again."
         )
-    before = lock.slots.get(entry.slot, SlotLock())
-    if (before.active, before.stage) != (name, stage):
-        app.state.forget(name)  # what was seen of it before is of another time
-    after = app.workspace.activate(entry.slot, name, stage, share, expected=before)
+    after = app.workspace.activate(entry.slot, name, stage, share, expected=lock.slots.get(entry.slot, SlotLock()))
+    app.state.forget(name)  # what was seen of it, and why it was stopped, is of another time
     _say_slot(entry.slot, after, as_json)
+    config = app.workspace.slot_config(entry.slot)
+    lacks = uncertified(entry.certificate, config, declared.checks_sha256) if config.error_budget is not None else None
+    if lacks and not as_json:
+        common.err.print(f"It answers nothing alone for now: {lacks}.", soft_wrap=True, markup=False)
 
 
-def _say_verdict(app: App, slot: SlotId, as_json: bool) -> None:
+def _say_verdict(app: App, slot: Slot[..., Any], as_json: bool) -> None:
     from ..rollout import step
 
-    registry.slot(slot)
     found = step(app, slot)
-    after = app.workspace.lock.slots[slot]
+    after = app.workspace.lock.slots[slot.id]
     if as_json:
         common.print_json({**asdict(found), "now": after.model_dump(mode="json")})
     else:
         moved = {"forward": "goes on", "back": "goes back", "stay": "stays"}[found.move]
         p95 = "" if found.p95_seconds is None else f"; 95 of 100 took at most {found.p95_seconds:.2f} s"
         common.out.print(f"{found.specialist}, {found.stage}, {moved}: {found.why}{p95}.", soft_wrap=True, markup=False)
-        _say_slot(slot, after, as_json)
+        _say_slot(slot.id, after, as_json)
 
 
 def rollback(

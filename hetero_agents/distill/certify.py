@@ -23,6 +23,9 @@ from .intervals import wilson
 BINS = 10
 """Of the reliability diagram, equally full."""
 
+HOPELESS = 0.02
+"""Chance to pass, by the select part, below which the certify part is not asked at all."""
+
 LIKELY = 0.8
 """Chance to pass for which `missing` says how many calls are needed."""
 
@@ -129,22 +132,24 @@ def plan(scores: Sequence[float], calls: int, error_budget: float, confidence: f
     counts = np.arange(1, len(ranked) + 1)
     last = np.array([count == len(ranked) or ranked[count] < ranked[count - 1] for count in counts])
     shares = (counts / (len(scores) + 1))[last]
-    # Few calls say little of how often the surest are wrong: half an error more than is expected.
-    risks = ((np.cumsum([1 - score for score in ranked]) + 0.5) / (counts + 1))[last]
+    errors = np.cumsum([1 - score for score in ranked])
 
-    def chances(calls: int) -> Any:
-        """For each threshold, that the answers which it keeps of so many calls pass."""
-        n = np.round(calls * shares)
+    def chances(calls: int, more: float = 1.0) -> Any:
+        """For each threshold, that the answers which it keeps of so many calls pass; with `more` times the select part."""
+        # Few calls say little of how often the surest are wrong: half an error more than is expected.
+        risks = ((errors * more + 0.5) / (counts * more + 1))[last]
+        # As many as are kept in five draws of six, or more.
+        n = np.floor(np.maximum(0.0, calls * shares - np.sqrt(calls * shares * (1 - shares))))
         allowed = binom.ppf(1 - confidence, n, error_budget)
         allowed = np.where(binom.cdf(allowed, n, error_budget) > 1 - confidence, allowed - 1, allowed)
         return np.where(allowed >= 0, binom.cdf(allowed, n, risks), 0.0)
 
     found = chances(calls)
     first = int(found.argmax())
-    sizes = (round(calls * 1.1**step) for step in range(50))
-    needed = next((size for size in sizes if chances(size).max() >= LIKELY), None)
+    sizes = (round(fewest(error_budget, confidence) * 1.1**step) for step in range(80))
+    likely = (size for size in sizes if size > calls and chances(size, size / max(1, calls)).max() >= LIKELY)
     thresholds = [score for score, each in zip(ranked, last, strict=True) if each]
-    return Plan(thresholds[first:] if found[first] > 0 else [], float(found[first]), needed)
+    return Plan(thresholds[first:] if found[first] > 0 else [], float(found[first]), next(likely, None))
 
 
 def promise(select: Sequence[Tried], calls: int, error_budget: float, confidence: float) -> float:
@@ -169,37 +174,37 @@ def certify(
     samples: int,
     against: str,
     checks_sha256: Sha256,
+    compare: str,
 ) -> Certificate:
     """Return what can be shown of a specialist's answers.
 
     Args:
         select: answers that fix calibrator and thresholds.
-        kept_apart: answers of the certify part, of which one of each cluster is tested.
+        kept_apart: answers of the certify part, of which one of each cluster is tested; empty where the select part says that it is hopeless.
         test: answers on which share, risk and calibration are measured apart.
         error_budget: the largest accepted rate of wrong answers among those kept.
         confidence: with which it is to be shown.
         samples: answers that stand behind each, as `vote` takes them.
         against: what "wrong" means.
         checks_sha256: of the slot's checks.
+        compare: what `hetero.toml` says of the comparison.
     """
     calibrator = fit(select)
     calls = list({t.cluster: t for t in reversed(kept_apart)}.values())
     threshold, kept, wrong, missing = None, 0, 0, None
     if calibrator is None:
-        missing, calibrator = (
-            "the engine does not say how sure it is",
-            Calibrator(bias=0.0, weights={}),
-        )
+        missing, calibrator = "the engine does not say how sure it is", Calibrator(bias=0.0, weights={})
     else:
         scores = [sureness(calibrator, t) for t in calls]
         planned = plan([sureness(calibrator, t) for t in select], len(calls), error_budget, confidence)
         for tried in planned.thresholds:
             some = [t.wrong for t, score in zip(calls, scores, strict=True) if score >= tried]
-            if upper_bound(sum(some), len(some), confidence) > error_budget:
-                if threshold is None:
-                    kept, wrong = len(some), sum(some)
+            shown = upper_bound(sum(some), len(some), confidence) <= error_budget
+            if shown or threshold is None:
+                kept, wrong = len(some), sum(some)
+            if not shown:
                 break
-            threshold, kept, wrong = tried, len(some), sum(some)
+            threshold = tried
         if threshold is None:
             missing = _missing(planned, len(calls), kept, wrong, error_budget, confidence)
     alone = [t for t in test if threshold is not None and sureness(calibrator, t) >= threshold]
@@ -216,6 +221,7 @@ def certify(
         upper_bound=upper_bound(wrong, kept, confidence),
         missing=missing,
         checks_sha256=checks_sha256,
+        compare=compare,
         share=wilson(len(alone), len(test)),
         risk=wilson(sum(t.wrong for t in alone), len(alone)) if alone else None,
         calibration_error=calibration_error(reliability(calibrator, test)),
@@ -223,15 +229,25 @@ def certify(
     )
 
 
+def hopeless(select: Sequence[Tried], calls: int, error_budget: float, confidence: float) -> bool:
+    """Return whether the select part says that so many calls would show nothing, so that they need not be asked."""
+    calibrator = fit(select)
+    if calibrator is None:
+        return True
+    return plan([sureness(calibrator, t) for t in select], calls, error_budget, confidence).chance < HOPELESS
+
+
 def _missing(planned: Plan, calls: int, kept: int, wrong: int, error_budget: float, confidence: float) -> str:
     least = fewest(error_budget, confidence)
-    seen = f"{wrong} of the {kept} surest of {calls} answers were wrong" if kept else f"there are {calls} answers"
+    if not calls:
+        seen = "by the select part it is too often wrong where it is surest, so the certify part was not asked"
+    else:
+        seen = f"{wrong} of the {kept} surest of {calls} answers were wrong"
     if planned.needed is None:
-        return f"{seen}, and it is too often wrong where it is surest for any number of calls to show more"
-    more = max(planned.needed, least) - calls
-    if more <= 0:
-        return f"{seen}, where the bound takes at least {least} without an error"
-    return f"{seen}; about {more} more calls in the certify part might do (at least {least} without an error)"
+        return f"{seen}; no number of calls like these would show it"
+    return (
+        f"{seen}; with about {planned.needed} in the certify part it might be shown (it takes {least} without an error)"
+    )
 
 
 def reliability(calibrator: Calibrator, tried: Sequence[Tried]) -> list[Bin]:

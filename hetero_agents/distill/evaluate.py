@@ -30,7 +30,7 @@ FIVE = 5
 PLAIN_CODE = ("word_overlap", "most_frequent")
 """Contestants that are no model (`plain_code`)."""
 
-TIMED = 50
+TIMED = 30
 """Calls of the specialist that are made one at a time, for the time that a call takes; the rest goes several at once."""
 
 

@@ -151,7 +151,9 @@ async def _distill(
     if entry.error_budget is not None:
         ask = Rehearsal(app, slot, bases[0].config, specialist_id, specialist, made.folder, progress)
         certificate, bins = await certified(ask, dataset, compare, mine)
-        if certificate != specialist.certificate:
+        before = specialist.certificate
+        if before is None or certificate != before.model_copy(update={"created": certificate.created}):
+            app.state.forget(specialist_id)  # what was seen of another policy says nothing of this one
             specialist = specialist.model_copy(update={"certificate": certificate})
             app.workspace.add_specialist(specialist_id, specialist)
     corners = slices(mine, [split_text(p.input, entry.split_by) for p in mine])

@@ -13,7 +13,7 @@ from ..bindings import Certificate, ModelConfig, Specialist, SpecialistId
 from ..errors import DistillError
 from ..routing import CheckBroke, hold
 from ..slots import App, Slot
-from .certify import Bin, Tried, certify, promise, reliability
+from .certify import Bin, Tried, certify, hopeless, promise, reliability
 from .curate import Dataset, Example, Part
 from .evaluate import Prediction, in_order, read_predictions
 from .measure import Contestant, answers_of
@@ -22,8 +22,8 @@ from .specialise import Progress
 if TYPE_CHECKING:
     from .compare import Comparator
 
-VOTES = (1, 3, 5, 9, 17)
-"""Numbers of samples that are tried, up to what the slot allows."""
+VOTES = (3, 5, 9, 17)
+"""Numbers of samples that are tried beside one, up to what the slot allows."""
 
 WITHOUT_LOGPROBS = 5
 """Samples where an engine gives no log-probabilities."""
@@ -78,7 +78,7 @@ async def tried_of(
 async def _holds(slot: Slot[..., Any], prediction: Prediction) -> bool:
     arguments = slot.contract.load(prediction.input)
     try:
-        await hold(slot.checks, slot.contract.validate(prediction.output, arguments), arguments)
+        await hold(slot.checks_apart, slot.contract.validate(prediction.output, arguments), arguments)
     except ModelRetry:
         return False
     except CheckBroke as broke:
@@ -127,17 +127,23 @@ async def certified(
     """
     entry = ask.app.workspace.slot_config(ask.slot.id)
     assert entry.error_budget is not None
-    parts, policies = dataset.parts, [n for n in VOTES if n <= entry.samples]
-    on_select: dict[int, list[Tried]] = {}
-    for n in policies:
-        on_select[n] = await tried_of(ask.slot, compare, parts["select"], await ask.answers(parts["select"], n))
-        if n == entry.samples == 1 and all(t.signals is None for t in on_select[n] if not t.refused):
-            policies.append(WITHOUT_LOGPROBS)  # agreement is all that can be known; the loop goes on with it
+    parts = dataset.parts
+
+    async def select(samples: int) -> list[Tried]:
+        return await tried_of(ask.slot, compare, parts["select"], await ask.answers(parts["select"], samples))
+
+    on_select, most = {1: await select(1)}, entry.samples
+    if most == 1 and all(t.signals is None for t in on_select[1] if not t.refused):
+        most = WITHOUT_LOGPROBS  # agreement is all that can be known
+    on_select |= {n: await select(n) for n in VOTES if n <= most}
     calls = len({e.cluster or e.key for e in parts["certify"]})
-    # Among equals the fewest samples.
-    samples = max(policies, key=lambda n: promise(on_select[n], calls, entry.error_budget or 0, entry.confidence))
+    # Among equals the fewest samples, which come first.
+    samples = max(on_select, key=lambda n: promise(on_select[n], calls, entry.error_budget or 0, entry.confidence))
     test = on_test if samples == 1 else await ask.answers(parts["test"], samples)
-    kept_apart = await ask.answers(parts["certify"], samples)
+    apart = parts["certify"]
+    if hopeless(on_select[samples], calls, entry.error_budget, entry.confidence):
+        apart = []
+    kept_apart = await ask.answers(apart, samples)
     tested = await tried_of(ask.slot, compare, parts["test"], test)
     corrected = sum(e.corrected for e in parts["certify"])
     against = f"answers of {dataset.teacher}" + (
@@ -145,12 +151,13 @@ async def certified(
     )
     certificate = certify(
         on_select[samples],
-        await tried_of(ask.slot, compare, parts["certify"], kept_apart),
+        await tried_of(ask.slot, compare, apart, kept_apart),
         tested,
         error_budget=entry.error_budget,
         confidence=entry.confidence,
         samples=samples,
         against=f"{against}; right: {compare.name}",
         checks_sha256=ask.slot.checks_sha256,
+        compare=entry.measure,
     )
     return certificate, reliability(certificate.calibrator, tested)

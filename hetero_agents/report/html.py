@@ -97,10 +97,15 @@ def write_movable(path: Path, found: Mapping[str, Any]) -> None:
     Raises:
         MissingExtraError: matplotlib or jinja2 is not installed.
     """
-    curves = [
-        plots.curve(slot, f"curve{number}") if slot["curve"] else None for number, slot in enumerate(found["slots"])
+    slots = [
+        (
+            slot,
+            plots.curve(slot, f"curve{number}") if slot["curve"] else None,
+            plots.reliability(slot["reliability"], f"sure{number}") if slot["reliability"] else None,
+        )
+        for number, slot in enumerate(found["slots"])
     ]
-    write_page(path, "movable.html", found=found, slots=list(zip(found["slots"], curves, strict=True)))
+    write_page(path, "movable.html", found=found, slots=slots)
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
@@ -158,9 +163,15 @@ def _slot(report: Mapping[str, Any], name: str, number: int) -> dict[str, Any]:
             if entry["differences"].get(key)
         ],
         "unseen": entry.get("unseen_tools"),
+        "budget": words.budget_lines(entry["budget"]) if entry.get("budget") else [],
+        "reliability": _reliability(entry.get("budget"), f"sure{number}"),
         "learning_curve": plots.learning_curve(entry, f"loss{number}"),
         "accuracy": plots.accuracy(report, entry, f"accuracy{number}"),
     }
+
+
+def _reliability(budget: Mapping[str, Any] | None, name: str) -> str | None:
+    return plots.reliability(budget["reliability"], name) if budget and budget["reliability"] else None
 
 
 def _answers(predictions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -205,6 +205,25 @@ def curve(slot: Mapping[str, Any], name: str) -> str:
         return _svg(figure, name)
 
 
+def reliability(bins: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Return how often answers are right by how sure they are as SVG; on the line both are the same.
+
+    Args:
+        bins: `sure`, `right` and `n` of each.
+        name: what tells the plot's ids from another plot's.
+    """
+    with _figure(3.2) as (figure, axes):
+        axes.plot([0, 100], [0, 100], color=LINE, linewidth=1, zorder=1)
+        points = [(100 * b["sure"], 100 * b["right"]) for b in bins]
+        axes.plot(*zip(*points, strict=True), "o-", color=COLOURS["specialist"], markersize=6, linewidth=1)
+        axes.set_xlabel("sure, % (mean of a tenth of the answers)")
+        axes.set_ylabel("right, %")
+        axes.yaxis.label.set_color(MUTED)
+        axes.set_xlim(0, 101)
+        axes.set_ylim(0, 103)
+        return _svg(figure, name)
+
+
 def _beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether one is better in right answers or seconds, and not worse in the other."""
     mine, theirs = (one["score"]["score"], -one["seconds"]), (other["score"]["score"], -other["seconds"])

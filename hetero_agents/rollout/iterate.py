@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..bindings import SlotLock, SpecialistId
+from ..bindings import SlotLock, Specialist, SpecialistId
+from ..bindings.workspace import uncertified
 from ..distill import distill
 from ..distill.lineage import dataset_of
 from ..distill.loop import curated
@@ -54,40 +55,61 @@ async def iterate(
         raise ConfigError(f'[slots."{slot.id}"] in hetero.toml needs an error_budget, which says what is good enough.')
     state = app.workspace.lock.slots.get(slot.id, SlotLock())
     if state.active is not None:
-        found = step(app, slot.id)
+        found = step(app, slot)
         if found.move != "stay":
             return Round(slot.id, "moved", f"{found.stage}, {found.move}: {found.why}", found.specialist)
         if state.stage != "active":
             return Round(slot.id, "waits", f"{found.stage}: {found.why}", found.specialist)
+    name, entry = newest(app, slot)
+    if name and entry and name != state.active and not app.state.stopped(name) and not _lacks(app, slot, entry):
+        return _shadowed(app, slot, state, name, entry, "it is certified and was never tried")
     try:
-        why = _reason_to_train(app, slot, fresh)
-    except DistillError as error:
-        return Round(slot.id, "nothing", str(error))
-    if why is None or not may_train:
-        told = (
-            "not enough is new to train again" if why is None else f"{why}, but the limit of training time is reached"
-        )
-        return Round(slot.id, "nothing", told, state.active)
-    try:
+        why = _reason_to_train(app, slot, name, entry, fresh)
+        if why is None or not may_train:
+            told = f"{why}, but the limit of training time is reached" if why else "not enough is new to train again"
+            return Round(slot.id, "nothing", told, state.active)
         made = await distill(app, slot, progress=progress)
     except DistillError as error:
         return Round(slot.id, "nothing", str(error))
-    certificate, name = made.specialist.certificate, made.specialist_id
-    if certificate is None or certificate.threshold is None:
-        missing = certificate.missing if certificate else "it has no certificate"
-        return Round(slot.id, "trained", f"{why}; {missing}", name, made.specialist.train_seconds)
-    app.state.forget(name)
+    seconds = 0.0 if made.reused else made.specialist.train_seconds
+    lacks = _lacks(app, slot, made.specialist)
+    if lacks or made.specialist_id == state.active or app.state.stopped(made.specialist_id):
+        return Round(slot.id, "trained", f"{why}; {lacks or 'it is what there was'}", made.specialist_id, seconds)
+    return _shadowed(app, slot, state, made.specialist_id, made.specialist, why, seconds)
+
+
+def _shadowed(
+    app: App,
+    slot: Slot[..., Any],
+    state: SlotLock,
+    name: SpecialistId,
+    entry: Specialist,
+    why: str,
+    seconds: float = 0.0,
+) -> Round:
+    """Let a certified specialist begin."""
     app.workspace.activate(slot.id, name, "shadow", expected=state)
-    told = f"{why}; certified, {certificate.share.score:.0%} of held-out calls kept: it begins in the shadow"
-    return Round(slot.id, "trained", told, name, made.specialist.train_seconds)
+    app.state.forget(name)
+    kept = entry.certificate.share.score if entry.certificate else 0.0
+    return Round(
+        slot.id, "trained", f"{why}; {kept:.0%} of held-out calls kept: it begins in the shadow", name, seconds
+    )
 
 
-def _reason_to_train(app: App, slot: Slot[..., Any], fresh: float) -> str | None:
-    """Why another training may pay; None where it would not."""
+def _lacks(app: App, slot: Slot[..., Any], entry: Specialist) -> str | None:
+    """Why a specialist may not begin; None where it may."""
+    return uncertified(entry.certificate, app.workspace.slot_config(slot.id), slot.checks_sha256)
+
+
+def _reason_to_train(
+    app: App, slot: Slot[..., Any], name: SpecialistId | None, entry: Specialist | None, fresh: float
+) -> str | None:
+    """Why another training may pay, after the newest one; None where it would not."""
     now = sum(map(len, curated(app, slot).parts.values()))
-    name, entry = newest(app, slot)
     if name is None or entry is None:
         return f"{now} examples and no specialist"
+    if entry.certificate is None or entry.certificate.checks_sha256 != slot.checks_sha256:
+        return f"{name} was not certified for the slot as it is now"
     found = dataset_of(app.workspace, entry)
     if found is None:
         return f"the data set of {name} is not here"

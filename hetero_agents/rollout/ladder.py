@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ..bindings import SlotLock, SpecialistId
 from ..bindings.lock import Stage
 from ..contract import SlotId
 from ..errors import ConfigError
 from ..routing import ALPHA, Seen, wealth_against_bad, wealth_against_good
-from ..slots import App
+from ..slots import App, Slot
+from ..slots.beside import comparable
 
 NEXT: dict[Stage, Stage] = {"shadow": "canary", "canary": "active"}
 
@@ -38,21 +39,27 @@ class Verdict:
     """95th percentile of the specialist's seconds; None of nothing."""
 
 
-def verdict(app: App, slot: SlotId) -> Verdict:
+def verdict(app: App, slot: Slot[..., Any]) -> Verdict:
     """Return what should become of a slot's specialist; nothing is changed.
 
     Forward: its kept answers are shown to keep the error budget (an e-value of 1 / 0.05 or more against the opposite). Back: they
     are shown to break it, or running processes have stopped it.
 
     Raises:
-        ConfigError: the slot has no specialist, or no error budget, which says what is good enough.
+        ConfigError: the slot has no specialist, or no error budget, which says what is good enough; or nothing that compares beside calls.
     """
-    state = app.workspace.lock.slots.get(slot, SlotLock())
-    budget = app.workspace.slot_config(slot).error_budget
+    state, config = app.workspace.lock.slots.get(slot.id, SlotLock()), app.workspace.slot_config(slot.id)
+    budget = config.error_budget
     if state.active is None:
-        raise ConfigError(f"Slot {slot!r} has no specialist to move; `hetero promote {slot} --stage shadow` begins.")
+        raise ConfigError(
+            f"Slot {slot.id!r} has no specialist to move; `hetero promote {slot.id} --stage shadow` begins."
+        )
     if budget is None:
-        raise ConfigError(f'[slots."{slot}"] in hetero.toml needs an error_budget, which says what is good enough.')
+        raise ConfigError(f'[slots."{slot.id}"] in hetero.toml needs an error_budget, which says what is good enough.')
+    if not comparable(slot, config):
+        raise ConfigError(
+            f'Answers of slot {slot.id!r} are not compared beside calls: compare = "{config.compare}" is for `hetero distill`. Give the slot a comparison of its own (@{slot.function.__name__}.compare).'
+        )
     seen = app.state.evidence(state.active, state.stage)
     wrong = [one.wrong for one in seen if one.kept]
     told = f"{sum(wrong)} of {len(wrong)} kept answers were wrong, of {len(seen)} that were compared"
@@ -65,21 +72,22 @@ def verdict(app: App, slot: SlotId) -> Verdict:
         move, told = "forward", f"{told}: the error budget of {budget:g} is kept"
     elif state.stage in NEXT:
         told = f"{told}: not decided yet"
-    return Verdict(slot, state.active, state.stage, move, told, len(seen), len(wrong), sum(wrong), _p95(seen))
+    return Verdict(slot.id, state.active, state.stage, move, told, len(seen), len(wrong), sum(wrong), _p95(seen))
 
 
-def step(app: App, slot: SlotId) -> Verdict:
+def step(app: App, slot: Slot[..., Any]) -> Verdict:
     """Move a slot's specialist by one step where the evidence says so, and return why.
 
     Raises:
         ConfigError: as `verdict`; or another command changed the slot meanwhile.
     """
-    state = app.workspace.lock.slots.get(slot, SlotLock())
+    state = app.workspace.lock.slots.get(slot.id, SlotLock())
     found = verdict(app, slot)
     if found.move == "forward":
-        app.workspace.activate(slot, found.specialist, NEXT[found.stage], expected=state)
+        app.workspace.activate(slot.id, found.specialist, NEXT[found.stage], expected=state)
     elif found.move == "back":
-        app.workspace.restore(slot, expected=state)
+        app.workspace.restore(slot.id, expected=state)
+        app.state.stop(found.specialist, found.why)
     return found
 
 

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from ..bindings import Score, Specialist, SpecialistId
-from ..bindings.lock import version_of
-from ..distill.certify import Tried, certify, fit, sureness
+from ..bindings import Calibrator, Score, SlotLock, Specialist, SpecialistId
+from ..contract import SlotId
+from ..distill.certify import Bin, Tried, calibration_error, certify, fit, reliability, sureness
+from ..distill.evaluate import PLAIN_CODE
 from ..distill.lineage import dataset_of
 from ..distill.loop import comparator_of
 from ..distill.rehearse import remembered
-from ..engines.catalog import find_weights
 from ..engines.families import known_models
+from ..errors import KeyAccessError
 from ..slots import App, Slot
 from ..spans import Names, SpanRecord, read_traces
 
@@ -53,7 +54,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class SlotReport:
-    """One slot."""
+    """One slot. Each budget is shown at its confidence on its own: who picks the best afterwards picks among several."""
 
     slot: str
     calls: int
@@ -77,8 +78,20 @@ class SlotReport:
     movable: list[Movable]
     curve: list[tuple[float, float]]
     """Share of held-out calls that it gives alone, surest first, and the share of wrong ones among them."""
+    reliability: list[Bin]
+    """How often held-out answers are right by how sure they are."""
+    calibration_error: float | None
+    """Expected calibration error of those, 0 to 1."""
     why: str | None
     """Why less is known, where that is so."""
+
+
+@dataclass(frozen=True)
+class _Measured:
+    movable: list[Movable] = field(default_factory=list[Movable])
+    curve: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+    bins: list[Bin] = field(default_factory=list[Bin])
+    why: str | None = None
 
 
 async def slot_report(app: App, slot: Slot[..., Any]) -> SlotReport:
@@ -87,100 +100,95 @@ async def slot_report(app: App, slot: Slot[..., Any]) -> SlotReport:
     Raises:
         KeyAccessError: the reader's key opens no content.
     """
-    spans = [(span, trace) for trace in read_traces(app.vault, slot=slot.id) for span in trace.spans]
-    calls = [span["attributes"] for span, _ in spans if _is_call(span, slot.id)]
-    asked = {
-        span["span_id"] for span, _ in spans if _is_call(span, slot.id) and Names.SPECIALIST not in span["attributes"]
-    }
-    chats = [span for span, _ in spans if span["parent_id"] in asked]
-    inputs, outputs = (Counter(call.get(key) for call in calls) for key in (Names.INPUT, Names.OUTPUT))
-    name, entry = newest(app, slot)
-    movable, curve, why = (
-        list[Movable](),
-        list[tuple[float, float]](),
-        f"no specialist; `hetero distill {slot.id}` makes one",
+    spans = [span for trace in read_traces(app.vault, slot=slot.id) for span in trace.spans]
+    if any(span.get("withheld") for span in spans):
+        raise KeyAccessError(f"The calls of {slot.id!r} are content, which your key does not open; a curator's does.")
+    calls = [span for span in spans if _is_call(span, slot.id)]
+    asked = {span["span_id"] for span in calls if Names.SPECIALIST not in span["attributes"]}
+    # The one that answered is the last below its call.
+    chats = list(
+        {
+            s["parent_id"]: s for s in spans if s["parent_id"] in asked and Names.REQUEST_MODEL in s["attributes"]
+        }.values()
     )
+    inputs, outputs = (Counter(call["attributes"].get(key) for call in calls) for key in (Names.INPUT, Names.OUTPUT))
+    name, entry = _reported(app, slot)
+    found = _Measured(why=f"no specialist; `hetero distill {slot.id}` makes one")
     if name and entry:
-        movable, curve, why = await _measured(app, slot, name, entry)
-    weights = find_weights(entry.base.partition(":")[2], app.workspace.root) if entry else None
-    known = next(
-        (
-            m
-            for m in known_models().values()
-            if weights and m.source and m.source.split("/")[-1].lower() == weights.name
-        ),
-        None,
-    )
+        found = await _measured(app, slot, name, entry)
     return SlotReport(
         slot=slot.id,
         calls=len(calls),
-        kept=sum(Names.SPECIALIST in call for call in calls),
+        kept=sum(Names.SPECIALIST in call["attributes"] for call in calls),
         repeated=len(calls) - len(inputs),
         constant=max(outputs.values(), default=0),
-        plain_code={
-            key: s for key, s in (entry.scores if entry else {}).items() if key in ("word_overlap", "most_frequent")
-        },
+        plain_code={key: score for key, score in (entry.scores if entry else {}).items() if key in PLAIN_CODE},
         spent=_spent(chats),
         specialist=name,
         base=entry.base if entry else None,
-        licence=known.licence if known else None,
-        gigabytes=_gigabytes(app, entry),
+        licence=_licence(app, entry) if entry else None,
+        gigabytes=_gigabytes(app, entry) if entry else None,
         accuracy=entry.scores.get("specialist") if entry else None,
-        movable=movable,
-        curve=curve,
-        why=why,
+        movable=found.movable,
+        curve=found.curve,
+        reliability=found.bins,
+        calibration_error=calibration_error(found.bins) if found.bins else None,
+        why=found.why,
     )
 
 
 def newest(app: App, slot: Slot[..., Any]) -> tuple[SpecialistId | None, Specialist | None]:
-    """Return the slot's active specialist, else its newest one that may be used; None where there is none."""
-    lock = app.workspace.lock
+    """Return the slot's newest specialist that may be used, with its entry; None where there is none."""
     usable = {
         name: entry
-        for name, entry in lock.of_slot(slot.id).items()
+        for name, entry in app.workspace.lock.of_slot(slot.id).items()
         if entry.contract_sha256 == slot.contract.sha256 and not entry.withdrawn
     }
-    state = lock.slots.get(slot.id)
-    if state and state.active is not None and state.active in usable:
-        return state.active, usable[state.active]
-    name = max(usable, key=version_of, default=None)
-    return name, usable[name] if name else None
+    return next(reversed(usable.items()), (None, None))
 
 
-async def _measured(
-    app: App, slot: Slot[..., Any], name: SpecialistId, entry: Specialist
-) -> tuple[list[Movable], list[tuple[float, float]], str | None]:
+def _reported(app: App, slot: Slot[..., Any]) -> tuple[SpecialistId | None, Specialist | None]:
+    """The active specialist, where it may be used; else the newest."""
+    binding = app.binding(slot.id, slot.tier, slot.contract.sha256, slot.checks_sha256)
+    if binding.specialist_id is not None:
+        return binding.specialist_id, binding.specialist
+    return newest(app, slot)
+
+
+async def _measured(app: App, slot: Slot[..., Any], name: SpecialistId, entry: Specialist) -> _Measured:
     found = dataset_of(app.workspace, entry)
     if found is None:
-        return [], [], f"the data set of {name} is not here"
-    compare = await comparator_of(app, slot)
+        return _Measured(why=f"the data set of {name} is not here")
+    compare, config = await comparator_of(app, slot), app.workspace.slot_config(slot.id)
     parts = await remembered(slot, compare, entry, found[0].parent, found[1])
-    config = app.workspace.slot_config(slot.id)
-    if parts.keys() < {"select", "certify", "test"}:
-        why = f"{name} was not asked for the calls that certify: give the slot an error_budget, and run `hetero distill {slot.id}` again"
-        return [], [], why
-    select, apart, test = parts["select"], parts["certify"], parts["test"]
-    movable: list[Movable] = []
+    if entry.certificate and not entry.certificate.calls:
+        parts.setdefault("certify", [])  # not asked, because it was hopeless
+    if not parts.keys() >= {"select", "certify", "test"}:
+        return _Measured(
+            why=f"{name} was not asked for the calls that certify: give the slot an error_budget, and run `hetero distill {slot.id}` again"
+        )
     own = set[float]() if config.error_budget is None else {config.error_budget}
+    movable: list[Movable] = []
     for budget in sorted(own.union(BUDGETS)):
         shown = certify(
-            select,
-            apart,
-            test,
+            parts["select"],
+            parts["certify"],
+            parts["test"],
             error_budget=budget,
             confidence=config.confidence,
-            samples=1,
+            samples=entry.certificate.samples if entry.certificate else 1,
             against="",
             checks_sha256=slot.checks_sha256,
+            compare=config.measure,
         )
         movable.append(Movable(budget, shown.threshold is not None, shown.share, shown.risk, shown.missing))
-    return movable, _curve(select, test), None
-
-
-def _curve(select: Sequence[Tried], test: Sequence[Tried]) -> list[tuple[float, float]]:
-    calibrator = fit(select)
+    calibrator = fit(parts["select"])
     if calibrator is None:
-        return []
+        return _Measured(movable)
+    return _Measured(movable, _curve(calibrator, parts["test"]), reliability(calibrator, parts["test"]))
+
+
+def _curve(calibrator: Calibrator, test: Sequence[Tried]) -> list[tuple[float, float]]:
     ranked = sorted(((sureness(calibrator, t), t.wrong) for t in test), key=lambda pair: -pair[0])
     points: list[tuple[float, float]] = []
     wrong = 0
@@ -192,7 +200,8 @@ def _curve(select: Sequence[Tried], test: Sequence[Tried]) -> list[tuple[float, 
 
 
 def _is_call(span: SpanRecord, slot: str) -> bool:
-    return span["attributes"].get(Names.SLOT) == slot and Names.INPUT in span["attributes"]
+    attributes = span["attributes"]
+    return attributes.get(Names.SLOT) == slot and Names.INPUT in attributes and Names.OUTPUT in attributes
 
 
 def _spent(chats: Sequence[SpanRecord]) -> Spent:
@@ -208,24 +217,81 @@ def _spent(chats: Sequence[SpanRecord]) -> Spent:
     )
 
 
-def _gigabytes(app: App, entry: Specialist | None) -> float | None:
+def _gigabytes(app: App, entry: Specialist) -> float | None:
     """Of the specialist's own weights, beside its base's."""
-    path = app.workspace.root / entry.gguf if entry else None
-    return path.stat().st_size / 1e9 if path and path.is_file() else None
+    path = app.workspace.root / entry.gguf
+    return path.stat().st_size / 1e9 if path.is_file() else None
+
+
+def _licence(app: App, entry: Specialist) -> str | None:
+    """Of the base, where it is a model that the catalog of published ones has."""
+    name = entry.base.partition(":")[2]
+    return next((known.licence for known in known_models().values() if known.source.lower().endswith(f"/{name}")), None)
 
 
 def whole(reports: Sequence[SlotReport], budgets: Mapping[str, float]) -> Score | None:
-    """Return the share of all calls in the vault that can move at each slot's own error budget, with a 95 % interval.
+    """Return the share of held-out inputs, slots weighed by their calls in the vault, that can move at each slot's own error budget, with a 95 % interval.
 
-    Slots are weighed by their calls. The ends are the weighed ends of the slots' intervals, which is wider than it need be.
+    The ends are the weighed ends of the slots' intervals, which is wider than it need be.
 
     Args:
         reports: of the slots.
         budgets: error budgets by slot; a slot without one moves nothing.
     """
     calls = sum(report.calls for report in reports)
+    if not calls:
+        return None
     own = [(r.calls / calls, m.share) for r in reports for m in r.movable if m.error_budget == budgets.get(r.slot)]
     if not own:
         return None
     score, low, high = (sum(weight * getattr(share, end) for weight, share in own) for end in ("score", "low", "high"))
     return Score(score=score, low=low, high=high, n=sum(share.n for _, share in own))
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """What the error budgets of a workflow's slots come to together."""
+
+    name: str
+    runs: int
+    """In the vault."""
+    calls: dict[str, int]
+    """By slot, the most that one run made."""
+    bound: float
+    """Chance at most that a run goes wrong by specialists: the sum of calls times budgets of the slots that they answer."""
+    confidence: float
+    """With which all the budgets hold together: one less what each may fail."""
+    without_budget: list[str]
+    """Slots that specialists answer without an error budget, for which nothing is bound."""
+
+
+def workflows(app: App) -> list[Workflow]:
+    """Return the union bound of each workflow in the vault, for runs that call no slot more often than one has: no loop has a cap by itself.
+
+    As long as all kept answers are right, a run is the one that the models above would have had, so the chances add up.
+    """
+    most: dict[str, Counter[str]] = {}
+    runs: Counter[str] = Counter()
+    for trace in read_traces(app.vault):
+        name = trace.roots[0]["attributes"].get(Names.WORKFLOW) or trace.roots[0]["name"]
+        made = Counter(span["attributes"][Names.SLOT] for span in trace.spans if Names.CONTRACT in span["attributes"])
+        if made:
+            runs[name] += 1
+            most[name] = most.get(name, Counter()) | made
+    found: list[Workflow] = []
+    for name, calls in most.items():
+        budgets, open_ended, doubt = dict[str, float](), list[str](), 0.0
+        for slot in calls:
+            state, config = app.workspace.lock.slots.get(SlotId(slot), SlotLock()), app.workspace.slot_config(slot)
+            answering = {*state.replaced[-1:]} if state.stage != "active" else set[SpecialistId | None]()
+            if state.stage != "shadow":
+                answering.add(state.active)
+            if not answering - {None}:
+                continue
+            if config.error_budget is None:
+                open_ended.append(slot)
+            else:
+                budgets[slot], doubt = config.error_budget, doubt + 1 - config.confidence
+        bound = min(1.0, sum(calls[slot] * budget for slot, budget in budgets.items()))
+        found.append(Workflow(name, runs[name], dict(calls), bound, max(0.0, 1 - doubt), open_ended))
+    return found

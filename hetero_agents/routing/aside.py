@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import importlib
 import logging
 import os
 import threading
@@ -11,11 +13,15 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from weakref import WeakSet
 
 _log = logging.getLogger("hetero_agents")
 
 WAITING = 256
 """Pieces of work that wait at most; more are counted as left out."""
+
+CLOSING = 5.0
+"""Seconds that the end of a process waits for what is aside: half of what container runtimes grant."""
 
 PATIENCE = 30.0
 """Seconds that a piece waits for a quiet moment before it is left out: a busy process has better things to do."""
@@ -27,15 +33,20 @@ class Aside:
     """A thread with an event loop of its own, begun at the first piece of work."""
 
     def __init__(self) -> None:
+        """Begin nothing yet."""
+        self.begin()
+        _all.add(self)
+
+    def begin(self) -> None:
+        """Be as new: a forked child has neither the thread nor its work."""
         self._queue: deque[tuple[float, Work, contextvars.Context]] = deque()
         self._changed = threading.Condition()
         self._calls = 0
         self._busy = False
         self._closing = False
         self._thread: threading.Thread | None = None
-        self._pid = os.getpid()
         self.left_out = 0
-        """Pieces that were not done: too many, no quiet moment, or an end before they could be."""
+        """Pieces that were not done: too many, no quiet moment, a failure, or an end before they could be."""
 
     @contextmanager
     def call(self) -> Generator[None]:
@@ -46,26 +57,25 @@ class Aside:
             yield
         finally:
             with self._changed:
-                self._calls -= 1
+                self._calls = max(0, self._calls - 1)  # a child forked in a call has not begun it
                 if not self._calls:
                     self._changed.notify_all()
 
     def add(self, work: Work) -> None:
         """Do a piece of work later, in the context of now; an exception of it is logged, and ends nothing else."""
         with self._changed:
-            if self._pid != os.getpid():  # a forked child has no thread
-                self._pid, self._thread, self._busy = os.getpid(), None, False
-                self._queue.clear()
             if self._closing or len(self._queue) >= WAITING:
                 self.left_out += 1
                 return
             self._queue.append((time.monotonic(), work, contextvars.copy_context()))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="hetero-aside", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="hetero-aside", daemon=True)
+                thread.start()
+                self._thread = thread
+                _before_executors_end(self.close)
             self._changed.notify_all()
 
-    def close(self, seconds: float = 10.0) -> None:
+    def close(self, seconds: float = CLOSING) -> None:
         """Finish what waits, for some seconds at most; say how much was left out."""
         with self._changed:
             self._closing = True
@@ -75,8 +85,9 @@ class Aside:
                 self._changed.wait(left)
             self.left_out += len(self._queue) + self._busy
             self._queue.clear()
-        if self.left_out:
-            _log.warning("%d comparisons of models were not made.", self.left_out)
+            left_out, self.left_out = self.left_out, 0
+        if left_out:
+            _log.warning("%d comparisons of models were not made.", left_out)
 
     def _run(self) -> None:
         with asyncio.Runner() as runner:
@@ -84,8 +95,10 @@ class Aside:
                 _, work, context = piece
                 try:
                     runner.run(_done(work), context=context)
-                except Exception as error:
+                except (Exception, asyncio.CancelledError) as error:
                     _log.warning("A comparison of models failed: %s", error)
+                    with self._changed:
+                        self.left_out += 1
                 with self._changed:
                     self._busy = False
                     self._changed.notify_all()
@@ -106,3 +119,26 @@ class Aside:
 
 async def _done(work: Work) -> None:
     await work()
+
+
+_all: WeakSet[Aside] = WeakSet()
+
+
+def _after_fork() -> None:
+    for aside in list(_all):
+        aside.begin()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _before_executors_end(close: Callable[[], None]) -> None:
+    """Close before `concurrent.futures` refuses work at the end of the interpreter: opening a model needs its threads.
+
+    That is what `atexit` is too late for; the hook is the one that `concurrent.futures` uses itself, and the last registered goes first.
+    """
+    importlib.import_module("concurrent.futures.thread")  # which registers its own
+    register = getattr(threading, "_register_atexit", None)
+    if register is not None:
+        with contextlib.suppress(RuntimeError):  # the end has begun
+            register(close)

@@ -115,6 +115,8 @@ async def ask(
         except (BadAnswer, Unsure) as error:
             failures.append(f"{link.label}: {error}")
             last = error
+            if link.specialist:
+                state.worked(link.specialist)  # the engine did
         except (ModelAPIError, UnexpectedModelBehavior, HeteroError, OSError) as error:
             # What is wrong with a specialist, a full disk among it, never stops a call; what the user wrote wrong is said.
             if (
@@ -157,7 +159,7 @@ async def alone(
     made = replace(made, confidence=sure)
     if sure is None:
         return made, "its engine does not say how sure it is"
-    if certificate.threshold is None or sure < certificate.threshold:
+    if certificate.threshold is None or not sure >= certificate.threshold:
         return made, f"sure by {sure:.3f}, which is not the {certificate.threshold or 1:.3f} that its error budget asks"
     try:
         await hold(checks, made.output, arguments)

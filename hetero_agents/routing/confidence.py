@@ -21,6 +21,10 @@ Signals = dict[str, float]
 """
 
 
+_NEVER = -700.0
+"""Log-probability of what is less likely than a float can say."""
+
+
 def signals_of(response: ModelResponse, options: Sequence[str] | None = None) -> Signals | None:
     """Return what an engine says of its answer; None where it gives no log-probabilities.
 
@@ -29,7 +33,7 @@ def signals_of(response: ModelResponse, options: Sequence[str] | None = None) ->
         options: the texts that the answer could have had, where they are few and known.
     """
     tokens: list[dict[str, Any]] = (response.provider_details or {}).get("logprobs") or []
-    if not tokens:
+    if not tokens or any(token["logprob"] is None for token in tokens):
         return None
     found: Signals = {"product": sum(min(0.0, token["logprob"]) for token in tokens)}
     if options is not None and all(token.get("top_logprobs") for token in tokens):
@@ -51,7 +55,7 @@ def _choice(tokens: Sequence[Mapping[str, Any]], options: Sequence[str]) -> floa
                 mine += math.exp(each["logprob"])
             elif leads_to:
                 other += math.exp(each["logprob"])
-        total += math.log(mine / (mine + other)) if mine else 0.0
+        total += math.log(mine / (mine + other)) if mine else _NEVER
         before, left = before + token["token"], after
     return total
 

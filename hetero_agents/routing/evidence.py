@@ -35,19 +35,20 @@ def wealth_against_good(wrong: Sequence[bool], error_budget: float) -> float:
     for number, start in enumerate(range(0, n, _RESTART)):
         wrongs = errors[n] - errors[start]
         rights = n - start - wrongs
-        mixture = sum(math.exp(g * wrongs + x * rights) for g, x in zip(gains, losses, strict=True)) / len(_BETS)
+        mixture = sum(_exp(g * wrongs + x * rights) for g, x in zip(gains, losses, strict=True)) / len(_BETS)
         total += mixture / ((number + 1) * (number + 2))
     # Gamblers who have not begun yet hold what they were given.
     return total + 1 / (math.ceil(n / _RESTART) + 1)
 
 
+def _exp(value: float) -> float:
+    """As large as a float can be, where it would be larger."""
+    return math.exp(min(value, 700.0))
+
+
 def wealth_against_bad(wrong: Sequence[bool], error_budget: float) -> float:
     """Return the e-value against "more than `error_budget` of the answers are wrong": large where they are better."""
     n, errors = len(wrong), sum(wrong)
-    most = 1 / (1 - error_budget)
-    return sum(
-        math.exp(
-            errors * math.log1p(-bet * most * (1 - error_budget)) + (n - errors) * math.log1p(bet * most * error_budget)
-        )
-        for bet in _BETS
-    ) / len(_BETS)
+    gain = error_budget / (1 - error_budget)  # of the largest bet, by a right answer
+    total = sum(_exp(errors * math.log1p(-bet) + (n - errors) * math.log1p(bet * gain)) for bet in _BETS)
+    return total / len(_BETS)

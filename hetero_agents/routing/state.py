@@ -22,9 +22,6 @@ FAILURES_TO_OPEN: Final = 3
 
 REST_SECONDS: Final = 60.0
 
-KEPT_ROWS: Final = 5000
-"""Answers of one specialist that are remembered in a stage, the latest."""
-
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS breaker (specialist TEXT PRIMARY KEY, failures INTEGER NOT NULL, until REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS evidence (
@@ -46,7 +43,7 @@ class Seen:
     kept: bool
     """Sure enough to be given alone."""
     wrong: bool
-    """Not what the model below answered."""
+    """Not what the model below answered; False where it was not compared, because it is not kept."""
     seconds: float
 
 
@@ -59,10 +56,9 @@ class State:
 
     def rests(self, specialist: str) -> str | None:
         """Return why a specialist is left alone now; None where it is not."""
+        if why := self.stopped(specialist):
+            return why
         with contextlib.suppress(sqlite3.Error), self._database.transaction() as connection:
-            stopped = connection.execute("SELECT why FROM stopped WHERE specialist = ?", (specialist,)).fetchone()
-            if stopped:
-                return str(stopped[0])
             row = connection.execute("SELECT until FROM breaker WHERE specialist = ?", (specialist,)).fetchone()
             if row is not None and row[0] > self._clock():
                 return "it rests after repeated engine failures"
@@ -101,17 +97,17 @@ class State:
                 "INSERT INTO evidence (specialist, stage, kept, wrong, seconds) VALUES (?, ?, ?, ?, ?)",
                 (specialist, stage, seen.kept, seen.wrong, seen.seconds),
             )
-            connection.execute(
-                "DELETE FROM evidence WHERE specialist = ?1 AND stage = ?2 AND number <= "
-                "(SELECT number FROM evidence WHERE specialist = ?1 AND stage = ?2 ORDER BY number DESC LIMIT 1 OFFSET ?3)",
-                (specialist, stage, KEPT_ROWS),
-            )
             if error_budget is None or not seen.kept or not seen.wrong:
                 return
             wrong = [s.wrong for s in self._evidence(connection, specialist, stage) if s.kept]
             if wealth_against_good(wrong, error_budget) >= 1 / ALPHA:
                 why = f"{sum(wrong)} of {len(wrong)} answers compared as {stage} were wrong, which its error budget of {error_budget:g} does not allow"
                 connection.execute("INSERT OR IGNORE INTO stopped VALUES (?, ?)", (specialist, why))
+
+    def stop(self, specialist: str, why: str) -> None:
+        """Never use a specialist again, until somebody promotes it."""
+        with contextlib.suppress(sqlite3.Error), self._database.transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO stopped VALUES (?, ?)", (specialist, why))
 
     def evidence(self, specialist: str, stage: Watched) -> list[Seen]:
         """Return what was seen of a specialist in a stage, in its order."""

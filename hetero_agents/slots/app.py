@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..bindings import Binding, Config, ModelConfig, Specialist, SpecialistId, Workspace
@@ -23,6 +23,9 @@ from ..spans import Keep, Redact, SealedVault, SpanRecord, Tracing, Vault, witho
 from ..spans.redaction import RedactionSettings, RedactionWorker, redaction_is_installed
 
 _log = logging.getLogger("hetero_agents")
+
+COMPARED = 20_000
+"""Questions of which a process knows that they were compared."""
 
 
 @dataclass
@@ -37,6 +40,16 @@ class App:
     cache: AnswerCache
     aside: Aside
     redaction: RedactionWorker | None = None
+    _compared: dict[str, None] = field(default_factory=dict[str, None], repr=False)
+
+    def first_time(self, key: str) -> bool:
+        """Return whether this process has not compared a question yet; it remembers the last `COMPARED`, by hash, in memory alone."""
+        if key in self._compared:
+            return False
+        self._compared[key] = None
+        if len(self._compared) > COMPARED:
+            del self._compared[next(iter(self._compared))]
+        return True
 
     @classmethod
     def open(cls, start: Path | None = None) -> App:
@@ -121,6 +134,7 @@ class App:
     def close(self) -> None:
         """Flush the spans and stop every server."""
         atexit.unregister(self.close)
+        self.tracing.flush()  # what the calls said, before what was asked beside them
         self.aside.close()
         self.tracing.close()
         if self.redaction:

@@ -1,115 +1,173 @@
 """What is asked beside a call, when nobody waits: a specialist on its way, or the model below one that answered alone.
 
-Both are compared with the answer that was given. Their answers are spans below the call's own, and never returned.
+Specialists are compared with the model whose answers they were certified against, never with each other: who
+learnt from the same data errs alike. What is asked beside is a span below the call's own, and is never returned.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import json
+import logging
 import random
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.trace import SpanKind, get_current_span
+from opentelemetry.trace import Span, SpanKind
 
-from ..bindings import Binding
-from ..contract import compact_json
-from ..routing import Answer, Attempt, BadAnswer, Link, Seen, Watched, agrees, alone, attempt
+from ..bindings import Binding, SlotConfig
+from ..contract import compact_json, sha256_of
+from ..routing import Answer, Attempt, BadAnswer, Check, Link, Seen, Watched, agrees, alone, attempt
 from ..spans import Names
 
 if TYPE_CHECKING:
     from .app import App
     from .slot import Slot
 
+_log = logging.getLogger("hetero_agents")
 
-def compare_later(
-    app: App, slot: Slot[..., Any], binding: Binding, arguments: Mapping[str, Any], answer: Answer
-) -> None:
-    """Ask beside a call what its stage and its share of audits ask for."""
-    name, entry = answer.route.specialist, binding.entry
-    if answer.route.decision == "cached":
-        return
-    if binding.coming and binding.coming_entry and binding.stage == "shadow":
-        link = app.link(binding.coming, binding.coming_entry, binding)
-        app.aside.add(lambda: _shadow(app, slot, binding, arguments, answer, link))
-    elif name is not None:
-        stage: Watched = "canary" if name == binding.coming else "active"
-        audited = entry.audit if entry.error_budget is not None else 0.0
-        below = next((link for link in app.chain(binding) if link.label != name), None)
-        if below is not None and (stage == "canary" or random.random() < audited):
-            app.aside.add(lambda: _audit(app, slot, binding, arguments, answer, below, stage))
+SHADOWED = 0.1
+"""Share of the calls that a shadow sees where another specialist fills the slot: each costs a call of the model below."""
+
+LONGEST = 60.0
+"""Seconds for one model beside a call."""
+
+chance = random.SystemRandom().random
+"""Not the program's own stream of random numbers, which a call must not move, nor its seed repeat."""
 
 
-async def _shadow(
-    app: App, slot: Slot[..., Any], binding: Binding, arguments: Mapping[str, Any], answer: Answer, link: Link
-) -> None:
-    """A specialist on its way answers a call that has its answer."""
-    assert link.specialist is not None
-    started = time.perf_counter()
-    with _span(app, slot, link):
-        made, unsure = await _asked(app, slot, arguments, link)
-        wrong = made is None or not await same(slot, binding, made.output, answer.attempt.output, arguments)
-        _tell(app, slot, made, link)
-    seen = Seen(made is not None and unsure is None, wrong, time.perf_counter() - started)
-    app.state.saw(link.specialist, "shadow", seen, binding.entry.error_budget)
+def compare_later(app: App, slot: Slot[..., Any], binding: Binding, question: str, answer: Answer) -> None:
+    """Ask beside a call what its stage and its share of audits ask for; what goes wrong here is logged, and no concern of the call.
 
-
-async def _audit(
-    app: App,
-    slot: Slot[..., Any],
-    binding: Binding,
-    arguments: Mapping[str, Any],
-    answer: Answer,
-    below: Link,
-    stage: Watched,
-) -> None:
-    """The next model answers a call that a specialist has answered alone."""
-    assert answer.route.specialist is not None
-    with _span(app, slot, below):
-        made, unsure = await _asked(app, slot, arguments, below)
-        _tell(app, slot, made, below)
-    if made is None or unsure is not None:  # nothing to compare with
-        return
-    wrong = not await same(slot, binding, answer.attempt.output, made.output, arguments)
-    app.state.saw(answer.route.specialist, stage, Seen(True, wrong, answer.attempt.seconds), binding.entry.error_budget)
-
-
-async def _asked(
-    app: App, slot: Slot[..., Any], arguments: Mapping[str, Any], link: Link
-) -> tuple[Attempt | None, str | None]:
-    """Ask one link as a call would; None where its answer does not hold, and why it may not be given alone."""
-    endpoint = await link.open()
-    given = (endpoint, slot.contract, arguments)
-    try:
-        if link.certificate:
-            return await alone(*given, slot.checks, app.tracing.settings, link.certificate)
-        return await attempt(*given, checks=slot.checks, instrument=app.tracing.settings), None
-    except BadAnswer as error:
-        return None, str(error)
-
-
-async def same(slot: Slot[..., Any], binding: Binding, first: Any, second: Any, arguments: Mapping[str, Any]) -> bool:
-    """Return whether two typed outputs are the same answer: as the slot's own comparison says, else by their JSON.
-
-    A judge and F1 of fields are for `hetero distill`: here they are equal or not, which is stricter.
+    Args:
+        app: the workspace.
+        slot: the slot.
+        binding: what fills it.
+        question: the arguments as JSON text, without what is `NotSent`.
+        answer: what was answered.
     """
-    if slot.comparison is not None:
-        said = slot.comparison(first, second)
-        return float(await said if inspect.isawaitable(said) else said) >= 1.0
-    entry, contract = binding.entry, slot.contract
-    one, other = (contract.canonical(contract.dump_output(value), arguments) for value in (first, second))
-    return agrees(one, other, tolerance=entry.tolerance, unordered=entry.compare == "unordered")
+    try:
+        beside = _Beside(app, slot, binding, question, answer)
+        for work in beside.asked_for():
+            app.aside.add(work)
+    except Exception as error:
+        _log.warning("Slot %s is not compared: %s", slot.id, error)
 
 
-def _span(app: App, slot: Slot[..., Any], link: Link) -> Any:
-    attributes: dict[str, Any] = {Names.DECISION: "shadow", Names.BINDING: link.label, Names.TRAINABLE: link.trainable}
-    if link.specialist:
-        attributes[Names.SPECIALIST] = link.specialist
-    return app.tracing.tracer.start_as_current_span(f"beside {slot.id}", attributes=attributes, kind=SpanKind.INTERNAL)
+@dataclass(frozen=True)
+class _Beside:
+    app: App
+    slot: Slot[..., Any]
+    binding: Binding
+    question: str
+    answer: Answer
+
+    def asked_for(self) -> Sequence[Callable[[], Any]]:
+        """What is to be asked; drawn before anything is made, since most calls have nothing."""
+        binding, name = self.binding, self.answer.route.specialist
+        if self.answer.route.decision == "cached" or not comparable(self.slot, binding.entry):
+            return []
+        found: list[Callable[[], Any]] = []
+        output = self.slot.contract.dump_output(self.answer.attempt.output)  # as it was: callers change what they get
+        shadowed = binding.specialist_id is None or chance() < SHADOWED
+        if binding.stage == "shadow" and binding.coming and shadowed and self._new(binding.coming, "shadow"):
+            found.append(lambda: self._shadow(output))
+        if name is not None:
+            stage: Watched = "canary" if name == binding.coming else "active"
+            audited = binding.entry.audit if binding.entry.error_budget is not None else 0.0
+            drawn = stage == "canary" or (audited > 0 and chance() < audited)
+            if drawn and self._new(name, stage):
+                found.append(lambda: self._audit(name, stage, output))
+        return found
+
+    def _new(self, specialist: str, stage: Watched) -> bool:
+        """One question asked again and again is one observation."""
+        return self.app.first_time(sha256_of([specialist, stage, self.question]))
+
+    async def _shadow(self, output: Any) -> None:
+        """A specialist on its way answers a call that has its answer."""
+        binding = self.binding
+        assert binding.coming and binding.coming_entry
+        if self.app.state.stopped(binding.coming):
+            return
+        made, unsure = await self._ask(self.app.link(binding.coming, binding.coming_entry, binding))
+        if made is None or unsure is not None:
+            self._saw(binding.coming, "shadow", Seen(False, False, made.seconds if made else 0.0))
+            return
+        if self.answer.route.specialist is not None:
+            below = await self._below()
+            if below is None:
+                return
+            output = below
+        wrong = not await self._same(self._json(made), output)
+        self._saw(binding.coming, "shadow", Seen(True, wrong, made.seconds))
+
+    async def _audit(self, specialist: str, stage: Watched, output: Any) -> None:
+        """The model below answers a call that a specialist has answered alone."""
+        below = await self._below()
+        if below is not None:
+            wrong = not await self._same(output, below)
+            self._saw(specialist, stage, Seen(True, wrong, self.answer.attempt.seconds))
+
+    async def _below(self) -> Any:
+        """What the model says that specialists were taught by, as JSON; the chain's last model where that is not in it; None where it says nothing."""
+        models = [link for link in self.app.chain(self.binding) if link.specialist is None]
+        entry = self.binding.coming_entry or self.binding.specialist
+        teacher = entry.teacher.split(", ")[0] if entry else ""
+        if not models:
+            return None
+        made, _ = await self._ask(next((link for link in models if link.label == teacher), models[-1]))
+        return self._json(made) if made else None
+
+    async def _ask(self, link: Link) -> tuple[Attempt | None, str | None]:
+        """Ask one link as a call would; None where its answer does not hold, and why it may not be given alone."""
+        contract, settings = self.slot.contract, self.app.tracing.settings
+        arguments = contract.load(json.loads(self.question))
+        checks: Sequence[Check] = self.slot.checks_apart
+        with self._span(link) as span:
+            try:
+                async with asyncio.timeout(min(link.timeout or LONGEST, LONGEST)):
+                    endpoint = await link.open()
+                    if link.certificate:
+                        made, unsure = await alone(endpoint, contract, arguments, checks, settings, link.certificate)
+                    else:
+                        made, unsure = (
+                            await attempt(endpoint, contract, arguments, checks=checks, instrument=settings),
+                            None,
+                        )
+            except BadAnswer as error:
+                return None, str(error)
+            told = {Names.OUTPUT: compact_json(self._json(made)), Names.CONFIDENCE: made.confidence}
+            span.set_attributes({key: value for key, value in told.items() if value is not None})
+            return made, unsure
+
+    def _json(self, made: Attempt) -> Any:
+        return self.slot.contract.dump_output(made.output)
+
+    def _saw(self, specialist: str, stage: Watched, seen: Seen) -> None:
+        self.app.state.saw(specialist, stage, seen, self.binding.entry.error_budget)
+
+    def _span(self, link: Link) -> AbstractContextManager[Span]:
+        told: dict[str, Any] = {Names.DECISION: "shadow", Names.BINDING: link.label, Names.TRAINABLE: link.trainable}
+        if link.specialist:
+            told[Names.SPECIALIST] = link.specialist
+        name = f"beside {self.slot.id}"
+        return self.app.tracing.tracer.start_as_current_span(name, attributes=told, kind=SpanKind.INTERNAL)
+
+    async def _same(self, first: Any, second: Any) -> bool:
+        """Whether two answers are the same: as the slot's own comparison says, else by value."""
+        contract, entry = self.slot.contract, self.binding.entry
+        arguments = contract.load(json.loads(self.question))
+        if self.slot.comparison is not None:
+            said = self.slot.comparison(contract.validate(first, arguments), contract.validate(second, arguments))
+            return float(await said if inspect.isawaitable(said) else said) >= 1.0
+        one, other = contract.canonical(first, arguments), contract.canonical(second, arguments)
+        return agrees(one, other, tolerance=entry.tolerance, unordered=entry.compare == "unordered")
 
 
-def _tell(app: App, slot: Slot[..., Any], made: Attempt | None, link: Link) -> None:
-    if made is not None:
-        told = {Names.OUTPUT: compact_json(slot.contract.dump_output(made.output)), Names.CONFIDENCE: made.confidence}
-        get_current_span().set_attributes({key: value for key, value in told.items() if value is not None})
+def comparable(slot: Slot[..., Any], entry: SlotConfig) -> bool:
+    """Return whether answers can be compared beside calls: a judge and F1 of fields are for `hetero distill`."""
+    return slot.comparison is not None or entry.compare in ("exact", "unordered")

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
-import random
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from ..contract import Contract, Sha256, SlotId, check_shape, compact_json, sha2
 from ..errors import SlotDefinitionError, UserError
 from ..routing import Answer, Check, Kept, Route, ask, recall
 from ..spans import Names, subject_now
-from .beside import compare_later
+from .beside import chance, compare_later
 from .registry import name_in_module, registry
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class Slot(Generic[P, R]):
     checks: list[Check] = field(default_factory=list[Check], repr=False)
     """Its verifiers, in their order."""
     checks_sha256: Sha256 = NO_CHECKS
-    """Hash of their source: an error budget is certified with its checks."""
+    """Hash of their source, and that of the own comparison: an error budget is certified with them."""
     _contract: Contract | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -125,7 +124,6 @@ class Slot(Generic[P, R]):
         ) as span:
             with app.aside.call():
                 answer = await self._answer(app, binding, arguments, question)
-            compare_later(app, self, binding, arguments, answer)
             made, route = answer.attempt, answer.route
             told: dict[str, Any] = {
                 Names.OUTPUT: compact_json(contract.dump_output(made.output)),
@@ -137,6 +135,7 @@ class Slot(Generic[P, R]):
                 Names.TRAINABLE: answer.trainable,
             }
             span.set_attributes({key: value for key, value in told.items() if value is not None})
+            compare_later(app, self, binding, question, answer)
             context = span.get_span_context()
         return SlotResult(
             output=made.output,
@@ -152,14 +151,20 @@ class Slot(Generic[P, R]):
     async def _answer(self, app: App, binding: Binding, arguments: Mapping[str, Any], question: str) -> Answer:
         """Ask the chain, or the cache where the slot has one; the question is the arguments as JSON text."""
         contract, entry = self.contract, binding.entry
-        canary = random.random() < binding.share
+        canary = binding.share > 0 and chance() < binding.share
         asked: tuple[Any, ...] | None = None
         person = subject_now.get() if entry.personal else None
         if entry.cache and not (entry.personal and person is None):
-            # Who would answer it first, and whose question it is, are part of what is asked.
-            first = (canary and binding.coming) or binding.specialist_id or binding.models[0][1].model_dump()
-            asked = self.id, contract.sha256, question, first, person
-            if (kept := app.cache.find(*asked)) is not None:
+            # Who would answer it first, what it may answer alone, and whose question it is are part of what is asked.
+            name, specialist = binding.specialist_id, binding.specialist
+            if canary and binding.coming:
+                name, specialist = binding.coming, binding.coming_entry
+            first = name or binding.models[0][1].model_dump()
+            shown = (
+                [entry.error_budget, specialist.certificate.created] if specialist and specialist.certificate else None
+            )
+            asked = self.id, contract.sha256, question, first, shown, self.checks_sha256, person
+            if not (name and app.state.stopped(name)) and (kept := app.cache.find(*asked)) is not None:
                 answer = await recall(kept, contract, arguments, checks=self.checks)
                 if answer is not None:
                     return answer
@@ -193,6 +198,12 @@ class Slot(Generic[P, R]):
             )
         return _thread.loop().run(self(*args, **kwargs), context=contextvars.copy_context())
 
+    @property
+    def checks_apart(self) -> list[Check]:
+        """The checks that can be run apart from a call: none where they would want a parameter that is `NotSent`."""
+        apart = all(parameter.kind != "not_sent" for parameter in self.contract.parameters.values())
+        return self.checks if apart else []
+
     def compare(
         self, comparison: Callable[[R, R], float | Awaitable[float]], /
     ) -> Callable[[R, R], float | Awaitable[float]]:
@@ -209,6 +220,7 @@ class Slot(Generic[P, R]):
                 f"The comparison {getattr(comparison, '__name__', '')!r} of slot {self.id!r} takes {count} parameters; it takes the answer and the truth."
             )
         self.comparison = comparison
+        self.checks_sha256 = sha256_of([self.checks_sha256, "compare", source_of(comparison)])
         return comparison
 
     @overload

@@ -136,7 +136,8 @@ def calls_of(vault: Vault, slot: str) -> Iterator[SlotCall]:
                 specialist=by.get(Names.SPECIALIST),
                 trainable=by.get(Names.TRAINABLE, False),
                 hci=attributes.get(Names.HCI, False),
-                outcome=trace.outcome_of(span),
+                # How the run went says nothing of an answer that it never got.
+                outcome=trace.outcome_of(span) if by is attributes else "unknown",
                 start=span["start"],
                 person=person_of(span),
                 cached=attributes.get(Names.DECISION) == "cached",

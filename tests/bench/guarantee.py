@@ -2,7 +2,7 @@
 
 The population of a slot is what its specialist answered to all held-out calls of `make demo`, made larger by a score model
 fitted to them: signals are drawn from the recorded ones with some noise, and an answer is right with the probability that a logistic
-function of the signals gives. A draw has 500 calls; a violation is a certificate although the population's risk, at the certified
+function of the signals gives: a world in which the calibrator is of the right form, without clusters or refusals. A draw has 500 calls; a violation is a certificate although the population's risk, at the certified
 threshold, is above the budget. Beside it, on the same draws: the threshold that keeps most with at most the budget of errors on the draw, without a
 guarantee, and random deferral.
 
@@ -84,6 +84,7 @@ def measure(slot: str, people: Sequence[Tried], budget: float, draws: int, rng: 
             samples=1,
             against="",
             checks_sha256=NO_CHECKS,
+            compare="",
         )
         scored = sorted(((sureness(shown.calibrator, t), t.wrong) for t in people), reverse=True)
         if shown.threshold is not None:
