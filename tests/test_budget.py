@@ -50,13 +50,13 @@ CONTRACT = Contract(name, SLOT)
 
 
 def certificate(threshold: float | None = 0.5, samples: int = 1, **more: Any) -> Certificate:
-    """Return one whose probability is that of the tokens themselves: logit 0 at the product exp(-2)."""
+    """Return one that is sure by one half at the product exp(1 - e)."""
     values: dict[str, Any] = {
         "error_budget": 0.1,
         "confidence": 0.95,
         "against": "answers of big; right: exact",
         "samples": samples,
-        "calibrator": Calibrator(bias=2.0, weights={"product": 1.0}),
+        "calibrator": Calibrator(bias=1.0, weights={"product": 1.0}),
         "threshold": threshold,
         "calls": 100,
         "kept": 60,
@@ -132,7 +132,7 @@ def test_options_of_enums_and_bools_are_known_too() -> None:
 def test_what_a_calibrator_needs_must_be_there() -> None:
     assert calibrated(Calibrator(bias=0.0, weights={"agreement": 1.0}), {"product": -1.0}) is None
     assert calibrated(Calibrator(bias=0.0, weights={"product": 1.0}), None) is None
-    assert calibrated(Calibrator(bias=1.0, weights={"product": 1.0}), {"product": -1.0}) == 0.5
+    assert calibrated(Calibrator(bias=1.0, weights={"agreement": -2.0}), {"agreement": 0.5}) == 0.5
 
 
 # -- votes -----------------------------------------------------------------------------------------
@@ -196,13 +196,13 @@ def llm(given: Answers) -> Link:
 def test_a_sure_answer_is_kept_with_its_calibrated_confidence(tmp_path: Path) -> None:
     answer = asked(tmp_path, answers(said("a", -1.0)))
     assert (answer.route.decision, answer.route.binding) == ("kept", "a@1")
-    assert answer.attempt.confidence == pytest.approx(1 / (1 + math.exp(-1.0)))
+    assert answer.attempt.confidence == pytest.approx(1 / (1 + math.exp(math.log(2.0) - 1.0)))
 
 
 def test_an_unsure_answer_escalates_and_says_why(tmp_path: Path) -> None:
     answer = asked(tmp_path, answers(said("a", -3.0)), None, (), llm(answers("b")))
     assert (answer.attempt.output, answer.route.decision) == ("b", "escalated")
-    assert answer.route.reason == "a@1: sure by 0.269, which is not the 0.500 that its error budget asks"
+    assert answer.route.reason == "a@1: sure by 0.405, which is not the 0.500 that its error budget asks"
 
 
 def test_the_better_model_sees_nothing_of_the_unsure_answer(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_an_answer_that_a_check_refuses_is_not_mended_but_escalates(tmp_path: Pa
 
 
 def test_without_a_next_model_an_unsure_answer_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(AnswerError, match=r"sure by 0\.269"):
+    with pytest.raises(AnswerError, match=r"sure by 0\.405"):
         asked(tmp_path, answers(said("a", -3.0)))
 
 
@@ -310,11 +310,11 @@ def test_a_slot_is_gated_from_its_next_call(open_app: OpenApp) -> None:
 
 
 def world(n: int, rng: random.Random) -> list[Tried]:
-    """Return answers that are right with the logistic probability of their product, plus five."""
+    """Return answers whose odds to be right are a power of one less their sum of log-probabilities."""
     made: list[Tried] = []
     for number in range(n):
         product = -rng.expovariate(0.5)
-        right = rng.random() < 1 / (1 + math.exp(-(5.0 + product)))
+        right = rng.random() < 1 / (1 + math.exp(-(6.5 - 3.0 * math.log1p(-product))))
         made.append(Tried(f"{number}", {"product": product}, not right, refused=False))
     return made
 
@@ -350,8 +350,8 @@ def test_the_bound_is_clopper_and_pearsons() -> None:
 def test_the_calibrator_finds_the_probability() -> None:
     calibrator = fit(world(4000, random.Random(0)))
     assert calibrator is not None
-    assert calibrator.bias == pytest.approx(5.0, abs=0.4)
-    assert calibrator.weights["product"] == pytest.approx(1.0, abs=0.1)
+    assert calibrator.bias == pytest.approx(6.5, abs=0.5)
+    assert calibrator.weights["product"] == pytest.approx(3.0, abs=0.3)
     fresh = world(4000, random.Random(1))
     assert calibration_error(reliability(calibrator, fresh)) < 0.03
 
@@ -424,7 +424,7 @@ def test_a_cluster_counts_once() -> None:
 
 
 def test_thresholds_go_down_from_the_one_that_is_likeliest_to_pass() -> None:
-    planned = plan([1 - i / 20_000 for i in range(400)], 400, 0.05, 0.95)
+    planned = plan([(1 - i / 20_000, False) for i in range(400)], 400, 0.05, 0.95)
     assert planned.thresholds == sorted(planned.thresholds, reverse=True)
     assert planned.chance > 0.8
     assert plan([], 400, 0.05, 0.95).thresholds == []
@@ -462,7 +462,7 @@ def test_a_failed_test_ends_the_sequence() -> None:
 def test_gate_and_certificate_decide_alike() -> None:
     """Also at the threshold itself, and for what is not a number."""
     shown = certificate(0.5)
-    exact = {"product": -2.0}
+    exact = {"product": 1 - math.e}
     assert calibrated(shown.calibrator, exact) == 0.5
     assert keeps(shown, Tried("a", exact, wrong=False, refused=False))
     assert not keeps(shown, Tried("a", {"product": math.nan}, wrong=False, refused=False))

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from ..bindings import Calibrator, Certificate
 from ..contract import Sha256
-from ..routing import Signals, calibrated
+from ..routing import Signals, calibrated, scaled
 from .intervals import wilson
 
 BINS = 10
@@ -25,6 +25,9 @@ BINS = 10
 
 HOPELESS = 0.02
 """Chance to pass, by the select part, below which the certify part is not asked at all."""
+
+_FIFTHS = (-1.2816, -0.5244, 0.0, 0.5244, 1.2816)
+"""Standard normal quantiles in the middle of each fifth."""
 
 LIKELY = 0.8
 """Chance to pass for which `missing` says how many calls are needed."""
@@ -68,7 +71,7 @@ def fit(tried: Sequence[Tried]) -> Calibrator | None:
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 
-    values = np.array([[(t.signals or {})[name] for name in names] for t in known])
+    values = np.array([[scaled(name, (t.signals or {})[name]) for name in names] for t in known])
     if len(set(right)) < 2:
         odds = math.log(len(known) + 1) * (1 if right[0] else -1)
         return Calibrator(bias=odds - float(values.sum(axis=1).mean()), weights=dict.fromkeys(names, 1.0))
@@ -112,13 +115,13 @@ class Plan:
     """Calls of the certify part for which that chance would be `LIKELY`; None where no number helps."""
 
 
-def plan(scores: Sequence[float], calls: int, error_budget: float, confidence: float) -> Plan:
+def plan(select: Sequence[tuple[float, bool]], calls: int, error_budget: float, confidence: float) -> Plan:
     """Return the order of the tests: from the threshold that is likeliest to pass, down.
 
     Stricter ones would keep too few answers to show anything, and one failure ends a fixed sequence.
 
     Args:
-        scores: calibrated probabilities of the select part, -1 for what escalates anyway.
+        select: calibrated probability, -1 for what escalates anyway, and whether the answer is wrong, of each call of the select part.
         calls: of the certify part.
         error_budget: what is to be shown.
         confidence: with which.
@@ -126,30 +129,36 @@ def plan(scores: Sequence[float], calls: int, error_budget: float, confidence: f
     import numpy as np
     from scipy.stats import binom
 
-    ranked = sorted((score for score in scores if score >= 0), reverse=True)
+    ranked = sorted((pair for pair in select if pair[0] >= 0), reverse=True)
     if not ranked:
         return Plan([], 0.0, None)
     counts = np.arange(1, len(ranked) + 1)
-    last = np.array([count == len(ranked) or ranked[count] < ranked[count - 1] for count in counts])
-    shares = (counts / (len(scores) + 1))[last]
-    errors = np.cumsum([1 - score for score in ranked])
+    last = np.array([count == len(ranked) or ranked[count][0] < ranked[count - 1][0] for count in counts])
+    shares = (counts / (len(select) + 1))[last]
+    errors = np.cumsum([wrong for _, wrong in ranked])
 
     def chances(calls: int, more: float = 1.0) -> Any:
         """For each threshold, that the answers which it keeps of so many calls pass; with `more` times the select part."""
-        # Few calls say little of how often the surest are wrong: half an error more than is expected.
+        # Few calls say little of how often the surest are wrong: half an error more than there was.
         risks = ((errors * more + 0.5) / (counts * more + 1))[last]
-        # As many as are kept in five draws of six, or more.
-        n = np.floor(np.maximum(0.0, calls * shares - np.sqrt(calls * shares * (1 - shares))))
+        # How many will be kept is a matter of luck too: the mean over five values, one for each fifth of its distribution.
+        spread = np.sqrt(calls * shares * (1 - shares))
+        n = np.round(np.clip(calls * shares + np.outer(_FIFTHS, spread), 0, calls))
         allowed = binom.ppf(1 - confidence, n, error_budget)
         allowed = np.where(binom.cdf(allowed, n, error_budget) > 1 - confidence, allowed - 1, allowed)
-        return np.where(allowed >= 0, binom.cdf(allowed, n, risks), 0.0)
+        return np.where(allowed >= 0, binom.cdf(allowed, n, risks), 0.0).mean(axis=0)
 
     found = chances(calls)
     first = int(found.argmax())
     sizes = (round(fewest(error_budget, confidence) * 1.1**step) for step in range(80))
     likely = (size for size in sizes if size > calls and chances(size, size / max(1, calls)).max() >= LIKELY)
-    thresholds = [score for score, each in zip(ranked, last, strict=True) if each]
+    thresholds = [pair[0] for pair, each in zip(ranked, last, strict=True) if each]
     return Plan(thresholds[first:] if found[first] > 0 else [], float(found[first]), next(likely, None))
+
+
+def scores_of(calibrator: Calibrator, tried: Sequence[Tried]) -> list[tuple[float, bool]]:
+    """Return each answer's calibrated probability, as `sureness`, and whether it is wrong."""
+    return [(sureness(calibrator, t), t.wrong) for t in tried]
 
 
 def promise(select: Sequence[Tried], calls: int, error_budget: float, confidence: float) -> float:
@@ -157,11 +166,11 @@ def promise(select: Sequence[Tried], calls: int, error_budget: float, confidence
     calibrator = fit(select)
     if calibrator is None:
         return 0.0
-    scores = [sureness(calibrator, t) for t in select]
-    planned = plan(scores, calls, error_budget, confidence)
+    scored = scores_of(calibrator, select)
+    planned = plan(scored, calls, error_budget, confidence)
     if not planned.thresholds:
         return 0.0
-    return planned.chance * sum(score >= planned.thresholds[0] for score in scores) / len(scores)
+    return planned.chance * sum(score >= planned.thresholds[0] for score, _ in scored) / len(scored)
 
 
 def certify(
@@ -195,10 +204,10 @@ def certify(
     if calibrator is None:
         missing, calibrator = "the engine does not say how sure it is", Calibrator(bias=0.0, weights={})
     else:
-        scores = [sureness(calibrator, t) for t in calls]
-        planned = plan([sureness(calibrator, t) for t in select], len(calls), error_budget, confidence)
+        scored = scores_of(calibrator, calls)
+        planned = plan(scores_of(calibrator, select), len(calls), error_budget, confidence)
         for tried in planned.thresholds:
-            some = [t.wrong for t, score in zip(calls, scores, strict=True) if score >= tried]
+            some = [wrong for score, wrong in scored if score >= tried]
             shown = upper_bound(sum(some), len(some), confidence) <= error_budget
             if shown or threshold is None:
                 kept, wrong = len(some), sum(some)
@@ -234,7 +243,7 @@ def hopeless(select: Sequence[Tried], calls: int, error_budget: float, confidenc
     calibrator = fit(select)
     if calibrator is None:
         return True
-    return plan([sureness(calibrator, t) for t in select], calls, error_budget, confidence).chance < HOPELESS
+    return plan(scores_of(calibrator, select), calls, error_budget, confidence).chance < HOPELESS
 
 
 def _missing(planned: Plan, calls: int, kept: int, wrong: int, error_budget: float, confidence: float) -> str:
@@ -252,8 +261,7 @@ def _missing(planned: Plan, calls: int, kept: int, wrong: int, error_budget: flo
 
 def reliability(calibrator: Calibrator, tried: Sequence[Tried]) -> list[Bin]:
     """Return how often answers are right by how sure they are, in bins of equal size."""
-    known = sorted(((sureness(calibrator, t), not t.wrong) for t in tried), key=lambda pair: pair[0])
-    known = [(sure, right) for sure, right in known if sure >= 0]
+    known = sorted((sure, not wrong) for sure, wrong in scores_of(calibrator, tried) if sure >= 0)
     size = max(1, math.ceil(len(known) / BINS))
     bins = (known[start : start + size] for start in range(0, len(known), size))
     return [Bin(sum(s for s, _ in b) / len(b), sum(r for _, r in b) / len(b), len(b)) for b in bins]

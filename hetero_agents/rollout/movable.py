@@ -13,7 +13,7 @@ from typing import Any
 
 from ..bindings import Calibrator, Score, SlotLock, Specialist, SpecialistId
 from ..contract import SlotId
-from ..distill.certify import Bin, Tried, calibration_error, certify, fit, reliability, sureness
+from ..distill.certify import Bin, Tried, calibration_error, certify, fit, reliability, scores_of
 from ..distill.evaluate import PLAIN_CODE
 from ..distill.lineage import dataset_of
 from ..distill.loop import comparator_of
@@ -189,7 +189,7 @@ async def _measured(app: App, slot: Slot[..., Any], name: SpecialistId, entry: S
 
 
 def _curve(calibrator: Calibrator, test: Sequence[Tried]) -> list[tuple[float, float]]:
-    ranked = sorted(((sureness(calibrator, t), t.wrong) for t in test), key=lambda pair: -pair[0])
+    ranked = sorted(scores_of(calibrator, test), key=lambda pair: -pair[0])
     points: list[tuple[float, float]] = []
     wrong = 0
     for number, (sure, bad) in enumerate(ranked, 1):

@@ -5,7 +5,7 @@ from .aside import Aside
 from .attempts import Attempt, BadAnswer, Check, CheckBroke, attempt, hold, vote
 from .cache import AnswerCache, Kept
 from .chain import Answer, Link, Route, alone, ask, recall
-from .confidence import Signals, calibrated, signals_of
+from .confidence import Signals, calibrated, scaled, signals_of
 from .evidence import ALPHA, wealth_against_bad, wealth_against_good
 from .state import Seen, State, Watched
 
@@ -32,6 +32,7 @@ __all__ = [
     "calibrated",
     "hold",
     "recall",
+    "scaled",
     "signals_of",
     "vote",
     "wealth_against_bad",

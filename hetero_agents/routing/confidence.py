@@ -65,9 +65,14 @@ def product_of(signals: Signals | None) -> float | None:
     return math.exp(signals["product"]) if signals and "product" in signals else None
 
 
+def scaled(name: str, signal: float) -> float:
+    """Return a signal as calibrators weigh it: log-probabilities so that those far below do not count without end."""
+    return signal if name == "agreement" else -math.log1p(-signal)
+
+
 def calibrated(calibrator: Calibrator, signals: Signals | None) -> float | None:
     """Return the probability that an answer is right; None where a signal that the calibrator needs is missing."""
     if signals is None or not calibrator.weights.keys() <= signals.keys():
         return None
-    z = calibrator.bias + sum(weight * signals[name] for name, weight in calibrator.weights.items())
+    z = calibrator.bias + sum(weight * scaled(name, signals[name]) for name, weight in calibrator.weights.items())
     return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))

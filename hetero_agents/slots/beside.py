@@ -70,17 +70,18 @@ class _Beside:
         binding, name = self.binding, self.answer.route.specialist
         if self.answer.route.decision == "cached" or not comparable(self.slot, binding.entry):
             return []
+        shadowed = binding.stage == "shadow" and (binding.specialist_id is None or chance() < SHADOWED)
+        stage: Watched = "canary" if name == binding.coming else "active"
+        share = 1.0 if stage == "canary" else binding.entry.audit if binding.entry.error_budget is not None else 0.0
+        audited = name is not None and share > 0 and chance() < share
+        if not shadowed and not audited:
+            return []
         found: list[Callable[[], Any]] = []
         output = self.slot.contract.dump_output(self.answer.attempt.output)  # as it was: callers change what they get
-        shadowed = binding.specialist_id is None or chance() < SHADOWED
-        if binding.stage == "shadow" and binding.coming and shadowed and self._new(binding.coming, "shadow"):
+        if shadowed and binding.coming and self._new(binding.coming, "shadow"):
             found.append(lambda: self._shadow(output))
-        if name is not None:
-            stage: Watched = "canary" if name == binding.coming else "active"
-            audited = binding.entry.audit if binding.entry.error_budget is not None else 0.0
-            drawn = stage == "canary" or (audited > 0 and chance() < audited)
-            if drawn and self._new(name, stage):
-                found.append(lambda: self._audit(name, stage, output))
+        if audited and name is not None and self._new(name, stage):
+            found.append(lambda: self._audit(name, stage, output))
         return found
 
     def _new(self, specialist: str, stage: Watched) -> bool:
@@ -101,7 +102,7 @@ class _Beside:
             below = await self._below()
             if below is None:
                 return
-            output = below
+            output = self._json(below)
         wrong = not await self._same(self._json(made), output)
         self._saw(binding.coming, "shadow", Seen(True, wrong, made.seconds))
 
@@ -109,18 +110,18 @@ class _Beside:
         """The model below answers a call that a specialist has answered alone."""
         below = await self._below()
         if below is not None:
-            wrong = not await self._same(output, below)
+            wrong = not await self._same(output, self._json(below))
             self._saw(specialist, stage, Seen(True, wrong, self.answer.attempt.seconds))
 
-    async def _below(self) -> Any:
-        """What the model says that specialists were taught by, as JSON; the chain's last model where that is not in it; None where it says nothing."""
+    async def _below(self) -> Attempt | None:
+        """What the model answers that specialists were taught by, or the chain's last where that is not in it; None where its answer does not hold."""
         models = [link for link in self.app.chain(self.binding) if link.specialist is None]
         entry = self.binding.coming_entry or self.binding.specialist
         teacher = entry.teacher.split(", ")[0] if entry else ""
         if not models:
             return None
         made, _ = await self._ask(next((link for link in models if link.label == teacher), models[-1]))
-        return self._json(made) if made else None
+        return made
 
     async def _ask(self, link: Link) -> tuple[Attempt | None, str | None]:
         """Ask one link as a call would; None where its answer does not hold, and why it may not be given alone."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from hetero_agents.contract import Sha256
 from hetero_agents.distill import wilson
-from hetero_agents.distill.certify import Tried, certify, fit, sureness
+from hetero_agents.distill.certify import Tried, certify, fit, scores_of, sureness
 from hetero_agents.distill.evaluate import read_predictions, same
 
 DEMO = Path(".hetero") / "demo" / ".hetero" / "distill"
@@ -86,11 +86,11 @@ def measure(slot: str, people: Sequence[Tried], budget: float, draws: int, rng: 
             checks_sha256=NO_CHECKS,
             compare="",
         )
-        scored = sorted(((sureness(shown.calibrator, t), t.wrong) for t in people), reverse=True)
+        scored = scores_of(shown.calibrator, people)
         if shown.threshold is not None:
             share, risk = at(scored, shown.threshold)
             certified, kept, violations = certified + 1, kept + share, violations + (risk > budget)
-        threshold = tuned([(sureness(shown.calibrator, t), t.wrong) for t in drawn], budget)
+        threshold = tuned(scores_of(shown.calibrator, drawn), budget)
         if threshold is not None:
             share, risk = at(scored, threshold)
             tuned_kept, tuned_violations = tuned_kept + share, tuned_violations + (risk > budget)

@@ -1,0 +1,83 @@
+"""What the error budget costs a call that is kept: the same slot, model and answer with a certificate and without one, in one run.
+
+The model answers at once from a list, with the log-probabilities of twelve tokens and five alternatives each, so that what is measured is ours.
+
+    python -m tests.bench.kept_call [--calls 2000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
+from pydantic_ai.models.function import AgentInfo, FunctionModel
+
+from hetero_agents import OneOf, slot
+from hetero_agents.bindings import SlotLock, SpecialistId, Workspace
+from hetero_agents.bindings.lock import Lock, update_lock
+from hetero_agents.contract import SlotId
+from hetero_agents.slots import App, registry
+from hetero_agents.spans import MemoryVault
+from tests.support import NATIVE_JSON, TOML, FakeEngines, lock_entry, write_workspace
+from tests.test_budget import certificate
+
+ID = SlotId("kept.choose")
+ROUNDS = 7
+
+
+def main() -> None:
+    """Print the time a call without and with a budget, and the difference."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--calls", type=int, default=2000)
+    calls = parser.parse_args().calls
+
+    from typing import Annotated
+
+    @slot(name=ID)
+    async def choose(request: str, tools: list[str]) -> Annotated[str, OneOf("tools")]:
+        """Choose the tool."""
+        ...
+
+    top = [{"token": text, "logprob": -0.01 - n} for n, text in enumerate(("get", "find", "list", "set", "put"))]
+    tokens = [{"token": "get", "logprob": -0.01, "top_logprobs": top}] * 12
+
+    def reply(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        return ModelResponse(parts=[TextPart(json.dumps("get_weather"))], provider_details={"logprobs": tokens})
+
+    async def seconds(app: App) -> float:
+        registry.use(app)
+        started = time.perf_counter()
+        for number in range(calls):
+            await choose(f"request {number}", ["get_weather", "find_flight", "list_files"])
+        return (time.perf_counter() - started) / calls
+
+    one = SpecialistId(f"{ID}@1")
+    shown = certificate(0.5, checks_sha256=choose.checks_sha256)
+    entry = lock_entry(ID, choose.contract.sha256).model_copy(update={"certificate": shown})
+    apps: dict[str, App] = {}
+    for name, more in (("without", ""), ("with", f'[slots."{ID}"]\nerror_budget = 0.1\naudit = 0\n')):
+        folder = write_workspace(Path(tempfile.mkdtemp()), TOML + more)
+        update_lock(folder / "hetero.lock", lambda _: Lock(specialists={one: entry}, slots={ID: SlotLock(active=one)}))
+        apps[name] = App.of(Workspace(folder), MemoryVault())
+        apps[name].engines = FakeEngines(folder, models={one: FunctionModel(reply, profile=NATIVE_JSON)})
+    found: dict[str, list[float]] = {name: [] for name in apps}
+    for _ in range(ROUNDS):  # in turn, so that both see the same machine
+        for name, app in apps.items():
+            found[name].append(asyncio.run(seconds(app)))
+    over = [1000 * (b - a) for a, b in zip(found["without"], found["with"], strict=True)]
+    print(
+        f"a call of {calls} in {ROUNDS} rounds: without {1000 * statistics.median(found['without']):.3f} ms, "
+        f"with a budget {1000 * statistics.median(found['with']):.3f} ms; more {statistics.median(over):+.3f} ms ({min(over):+.3f} to {max(over):+.3f})"
+    )
+    for app in apps.values():
+        app.close()
+
+
+if __name__ == "__main__":
+    main()
