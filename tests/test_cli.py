@@ -11,11 +11,12 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hetero_agents.bindings import SpecialistId, Workspace
-from hetero_agents.contract import SlotId
+from hetero_agents.contract import SlotId, sha256_of
 from hetero_agents.routing import Seen, State
 from hetero_agents.spans import SealedVault
 
 from .support import Hetero, lock_entry, span, write_workspace
+from .test_budget import certificate
 
 TOML = """\
 [app]
@@ -334,8 +335,11 @@ def test_the_evidence_decides_what_auto_does(desk: Hetero, tmp_path: Path) -> No
     write_workspace(tmp_path, TOML + BUDGET)
     slot = SlotId("clidesk.classify")
     assert "no specialist to move" in desk("promote", slot, "--auto").sentence
+    contract = next(row["contract"] for row in desk("slots", "--json").json if row["slot"] == slot)
+    shown = certificate(checks_sha256=sha256_of([]))
     workspace = Workspace(tmp_path)
-    workspace.add_specialist(SpecialistId(f"{slot}@1"), lock_entry(slot))
+    entry = lock_entry(slot, contract).model_copy(update={"certificate": shown})
+    workspace.add_specialist(SpecialistId(f"{slot}@1"), entry)
     workspace.activate(slot, SpecialistId(f"{slot}@1"), "shadow")
     assert (
         "stays: 0 of 0 kept answers were wrong, of 0 that were compared: not decided yet."

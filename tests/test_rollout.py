@@ -302,6 +302,43 @@ def test_a_specialist_that_breaks_its_budget_goes_back(open_app: OpenApp, stage:
     assert app.workspace.lock.slots[ID].active is None
 
 
+@pytest.mark.filterwarnings("ignore:.* is not used")
+def test_who_may_not_be_used_goes_back_and_is_not_stopped(open_app: OpenApp) -> None:
+    """However good it was: its certificate is of other checks."""
+    app, name = ladder(open_app, answers("b"), answers(SURE), "shadow")
+    see(app.state, "shadow", [False] * 60)
+
+    @name.check
+    def never(answer: str) -> None:
+        pass
+
+    found = step(app, name)
+    assert (found.move, app.workspace.lock.slots[ID].active) == ("back", None)
+    assert "checks or comparison have changed" in found.why
+    assert app.state.stopped(ONE) is None
+
+
+def test_a_stop_outlives_another_certificate(open_app: OpenApp) -> None:
+    app, name = ladder(open_app, answers("b"), answers(SURE), "active")
+    app.state.stop(ONE, "it errs")
+    app.state.forget_evidence(ONE)
+    assert name.sync("x") == "b"
+    app.state.forget(ONE)
+    assert name.sync("y") == "a"
+
+
+def test_a_fallbacks_answer_is_not_the_teachers(open_app: OpenApp) -> None:
+    """The chain is `small`, then `big`; the specialist was taught by `big`."""
+    declared = named()
+    toml = TOML + BUDGET + 'model = "small"\nfallback = ["big"]\n'
+    app = open_app({"fake:small": answers("small's"), "fake:big": answers("a"), ONE: answers(SURE)}, toml)
+    shown_anew(app, declared)
+    app.workspace.activate(ID, ONE, "shadow")
+    assert declared.sync("x") == "small's"
+    settled(app)
+    assert not app.state.evidence(ONE, "shadow")[0].wrong
+
+
 def test_answers_that_would_escalate_are_not_held_against_it(open_app: OpenApp) -> None:
     app, name = ladder(open_app, answers("b"), answers(SURE), "shadow")
     for _ in range(20):
@@ -522,6 +559,18 @@ def test_a_slot_without_a_specialist_is_trained_and_its_specialist_begins_in_the
     assert rounds(app, name).did == "waits"
     see(app.state, "shadow", [False] * 60)  # of @1, which says nothing of @2
     assert rounds(app, name).did == "waits"
+
+
+def test_a_round_tries_what_is_certified_but_not_what_was_rolled_back(open_app: OpenApp, trained: list[str]) -> None:
+    app, name = ladder(open_app, numbered(), answers(SURE), "active")
+    app.workspace.restore(ID)
+    asked_about(app, name, 60)
+    assert rounds(app, name).specialist == ONE
+    assert app.workspace.lock.slots[ID].stage == "shadow"
+    app.workspace.restore(ID)
+    app.state.stop(ONE, "it was rolled back by hand")
+    assert rounds(app, name).specialist == TWO
+    assert trained == [ID]
 
 
 def test_a_round_takes_back_what_running_processes_stopped(open_app: OpenApp, trained: list[str]) -> None:

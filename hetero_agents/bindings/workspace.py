@@ -57,7 +57,7 @@ class Workspace:
         self.state_dir = self.root / STATE_DIR
         self._config = _Watched(self.config_path, Config.load)
         self._lock = _Watched(self.lock_path, Lock.load)
-        self._warned: set[tuple[SpecialistId, Sha256]] = set()
+        self._warned: set[tuple[SpecialistId, str]] = set()
         # A binding follows from the two files alone: made again when either was read again.
         self._bindings: dict[tuple[str, Tier, Sha256 | None, Sha256 | None], tuple[Config, Lock, Binding]] = {}
 
@@ -169,8 +169,8 @@ class Workspace:
             reason = specialist.withdrawn
         elif entry.error_budget is not None:
             reason = uncertified(specialist.certificate, entry, checks)
-        if reason and (name, specialist.contract_sha256) not in self._warned:
-            self._warned.add((name, specialist.contract_sha256))
+        if reason and (name, reason) not in self._warned:
+            self._warned.add((name, reason))
             warnings.warn(f"{name} is not used: {reason}; run `hetero distill {specialist.slot}` again.", stacklevel=2)
         return reason
 

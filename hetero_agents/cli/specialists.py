@@ -164,7 +164,11 @@ def rollback(
     known = {*app.workspace.lock.slots, *registry.slots}
     if SlotId(slot) not in app.workspace.lock.slots:
         raise UnknownNameError("slot with a specialist", slot, known)
-    _say_slot(SlotId(slot), app.workspace.restore(SlotId(slot)), as_json)
+    out = app.workspace.lock.slots[SlotId(slot)].active
+    after = app.workspace.restore(SlotId(slot))
+    if out is not None:  # for `hetero iterate`, which would try it again
+        app.state.stop(out, "it was rolled back by hand")
+    _say_slot(SlotId(slot), after, as_json)
 
 
 def lineage(

@@ -175,7 +175,7 @@ def promise(select: Sequence[Tried], calls: int, error_budget: float, confidence
 
 def certify(
     select: Sequence[Tried],
-    kept_apart: Sequence[Tried],
+    kept_apart: Sequence[Tried] | int,
     test: Sequence[Tried],
     *,
     error_budget: float,
@@ -189,7 +189,7 @@ def certify(
 
     Args:
         select: answers that fix calibrator and thresholds.
-        kept_apart: answers of the certify part, of which one of each cluster is tested; empty where the select part says that it is hopeless.
+        kept_apart: answers of the certify part, of which one of each cluster is tested; their number where it is hopeless to ask for them.
         test: answers on which share, risk and calibration are measured apart.
         error_budget: the largest accepted rate of wrong answers among those kept.
         confidence: with which it is to be shown.
@@ -199,14 +199,16 @@ def certify(
         compare: what `hetero.toml` says of the comparison.
     """
     calibrator = fit(select)
-    calls = list({t.cluster: t for t in reversed(kept_apart)}.values())
+    asked = not isinstance(kept_apart, int)
+    calls = [] if isinstance(kept_apart, int) else list({t.cluster: t for t in reversed(kept_apart)}.values())
+    available = kept_apart if isinstance(kept_apart, int) else len(calls)
     threshold, kept, wrong, missing = None, 0, 0, None
     if calibrator is None:
         missing, calibrator = "the engine does not say how sure it is", Calibrator(bias=0.0, weights={})
     else:
         scored = scores_of(calibrator, calls)
-        planned = plan(scores_of(calibrator, select), len(calls), error_budget, confidence)
-        for tried in planned.thresholds:
+        planned = plan(scores_of(calibrator, select), available, error_budget, confidence)
+        for tried in planned.thresholds if asked else []:
             some = [wrong for score, wrong in scored if score >= tried]
             shown = upper_bound(sum(some), len(some), confidence) <= error_budget
             if shown or threshold is None:
@@ -215,7 +217,10 @@ def certify(
                 break
             threshold = tried
         if threshold is None:
-            missing = _missing(planned, len(calls), kept, wrong, error_budget, confidence)
+            seen = f"{wrong} of the {kept} surest of {len(calls)} answers were wrong"
+            if not asked:
+                seen = f"{available} calls in the certify part could show nothing, so they were not asked"
+            missing = f"{seen}; {_needed(planned, error_budget, confidence)}"
     alone = [t for t in test if threshold is not None and sureness(calibrator, t) >= threshold]
     return Certificate(
         error_budget=error_budget,
@@ -246,17 +251,11 @@ def hopeless(select: Sequence[Tried], calls: int, error_budget: float, confidenc
     return plan(scores_of(calibrator, select), calls, error_budget, confidence).chance < HOPELESS
 
 
-def _missing(planned: Plan, calls: int, kept: int, wrong: int, error_budget: float, confidence: float) -> str:
-    least = fewest(error_budget, confidence)
-    if not calls:
-        seen = "by the select part it is too often wrong where it is surest, so the certify part was not asked"
-    else:
-        seen = f"{wrong} of the {kept} surest of {calls} answers were wrong"
+def _needed(planned: Plan, error_budget: float, confidence: float) -> str:
     if planned.needed is None:
-        return f"{seen}; no number of calls like these would show it"
-    return (
-        f"{seen}; with about {planned.needed} in the certify part it might be shown (it takes {least} without an error)"
-    )
+        return "by the select part it is too often wrong where it is surest for any number of calls like these"
+    least = fewest(error_budget, confidence)
+    return f"with about {planned.needed} in the certify part it might be shown (it takes {least} without an error)"
 
 
 def reliability(calibrator: Calibrator, tried: Sequence[Tried]) -> list[Bin]:

@@ -153,9 +153,9 @@ async def _distill(
         certificate, bins = await certified(ask, dataset, compare, mine)
         before = specialist.certificate
         if before is None or certificate != before.model_copy(update={"created": certificate.created}):
-            app.state.forget(specialist_id)  # what was seen of another policy says nothing of this one
             specialist = specialist.model_copy(update={"certificate": certificate})
             app.workspace.add_specialist(specialist_id, specialist)
+            app.state.forget_evidence(specialist_id)
     corners = slices(mine, [split_text(p.input, entry.split_by) for p in mine])
     copied, reused = grounded(contract, mine), existing is not None
     return Distilled(

@@ -133,17 +133,17 @@ async def certified(
         return await tried_of(ask.slot, compare, parts["select"], await ask.answers(parts["select"], samples))
 
     on_select, most = {1: await select(1)}, entry.samples
-    if most == 1 and all(t.signals is None for t in on_select[1] if not t.refused):
+    if most < WITHOUT_LOGPROBS and all(t.signals is None for t in on_select[1] if not t.refused):
         most = WITHOUT_LOGPROBS  # agreement is all that can be known
     on_select |= {n: await select(n) for n in VOTES if n <= most}
     calls = len({e.cluster or e.key for e in parts["certify"]})
     # Among equals the fewest samples, which come first.
     samples = max(on_select, key=lambda n: promise(on_select[n], calls, entry.error_budget or 0, entry.confidence))
     test = on_test if samples == 1 else await ask.answers(parts["test"], samples)
-    apart = parts["certify"]
-    if hopeless(on_select[samples], calls, entry.error_budget, entry.confidence):
-        apart = []
-    kept_apart = await ask.answers(apart, samples)
+    apart: list[Tried] | int = calls
+    if not hopeless(on_select[samples], calls, entry.error_budget, entry.confidence):
+        given = await ask.answers(parts["certify"], samples)
+        apart = await tried_of(ask.slot, compare, parts["certify"], given)
     tested = await tried_of(ask.slot, compare, parts["test"], test)
     corrected = sum(e.corrected for e in parts["certify"])
     against = f"answers of {dataset.teacher}" + (
@@ -151,7 +151,7 @@ async def certified(
     )
     certificate = certify(
         on_select[samples],
-        await tried_of(ask.slot, compare, apart, kept_apart),
+        apart,
         tested,
         error_budget=entry.error_budget,
         confidence=entry.confidence,

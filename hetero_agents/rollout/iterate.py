@@ -62,7 +62,7 @@ async def iterate(
             return Round(slot.id, "waits", f"{found.stage}: {found.why}", found.specialist)
     name, entry = newest(app, slot)
     if name and entry and name != state.active and not app.state.stopped(name) and not _lacks(app, slot, entry):
-        return _shadowed(app, slot, state, name, entry, "it is certified and was never tried")
+        return _shadowed(app, slot, state, name, entry, "it is certified, and neither active nor stopped")
     try:
         why = _reason_to_train(app, slot, name, entry, fresh)
         if why is None or not may_train:
@@ -108,8 +108,9 @@ def _reason_to_train(
     now = sum(map(len, curated(app, slot).parts.values()))
     if name is None or entry is None:
         return f"{now} examples and no specialist"
-    if entry.certificate is None or entry.certificate.checks_sha256 != slot.checks_sha256:
-        return f"{name} was not certified for the slot as it is now"
+    lacks = _lacks(app, slot, entry)
+    if lacks and (entry.certificate is None or entry.certificate.missing is None):
+        return f"{name}: {lacks}"
     found = dataset_of(app.workspace, entry)
     if found is None:
         return f"the data set of {name} is not here"

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..bindings import SlotLock, SpecialistId
 from ..bindings.lock import Stage
+from ..bindings.workspace import uncertified
 from ..contract import SlotId
 from ..errors import ConfigError
 from ..routing import ALPHA, Seen, wealth_against_bad, wealth_against_good
@@ -15,6 +16,8 @@ from ..slots import App, Slot
 from ..slots.beside import comparable
 
 NEXT: dict[Stage, Stage] = {"shadow": "canary", "canary": "active"}
+
+REFUSED = "it may not be used: "
 
 Move = Literal["forward", "back", "stay"]
 
@@ -43,7 +46,7 @@ def verdict(app: App, slot: Slot[..., Any]) -> Verdict:
     """Return what should become of a slot's specialist; nothing is changed.
 
     Forward: its kept answers are shown to keep the error budget (an e-value of 1 / 0.05 or more against the opposite). Back: they
-    are shown to break it, or running processes have stopped it.
+    are shown to break it, running processes have stopped it, or it may not be used before it is active.
 
     Raises:
         ConfigError: the slot has no specialist, or no error budget, which says what is good enough; or nothing that compares beside calls.
@@ -60,12 +63,18 @@ def verdict(app: App, slot: Slot[..., Any]) -> Verdict:
         raise ConfigError(
             f'Answers of slot {slot.id!r} are not compared beside calls: compare = "{config.compare}" is for `hetero distill`. Give the slot a comparison of its own (@{slot.function.__name__}.compare).'
         )
+    entry = app.workspace.lock.specialists[state.active]
+    lacks = uncertified(entry.certificate, config, slot.checks_sha256)
+    if entry.contract_sha256 != slot.contract.sha256:
+        lacks = "the slot's contract has changed since it was trained"
     seen = app.state.evidence(state.active, state.stage)
     wrong = [one.wrong for one in seen if one.kept]
     told = f"{sum(wrong)} of {len(wrong)} kept answers were wrong, of {len(seen)} that were compared"
     move: Move = "stay"
     if stopped := app.state.stopped(state.active):
         move, told = "back", stopped
+    elif lacks and state.stage in NEXT:
+        move, told = "back", f"{REFUSED}{lacks}"
     elif wealth_against_good(wrong, budget) >= 1 / ALPHA:
         move, told = "back", f"{told}: the error budget of {budget:g} is broken"
     elif state.stage in NEXT and wealth_against_bad(wrong, budget) >= 1 / ALPHA:
@@ -86,8 +95,9 @@ def step(app: App, slot: Slot[..., Any]) -> Verdict:
     if found.move == "forward":
         app.workspace.activate(slot.id, found.specialist, NEXT[found.stage], expected=state)
     elif found.move == "back":
+        if not found.why.startswith(REFUSED):  # which another certificate mends
+            app.state.stop(found.specialist, found.why)
         app.workspace.restore(slot.id, expected=state)
-        app.state.stop(found.specialist, found.why)
     return found
 
 

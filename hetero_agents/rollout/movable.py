@@ -161,9 +161,10 @@ async def _measured(app: App, slot: Slot[..., Any], name: SpecialistId, entry: S
         return _Measured(why=f"the data set of {name} is not here")
     compare, config = await comparator_of(app, slot), app.workspace.slot_config(slot.id)
     parts = await remembered(slot, compare, entry, found[0].parent, found[1])
-    if entry.certificate and not entry.certificate.calls:
-        parts.setdefault("certify", [])  # not asked, because it was hopeless
-    if not parts.keys() >= {"select", "certify", "test"}:
+    unasked = (
+        entry.certificate is not None and "certify" not in parts
+    )  # because it was hopeless at the slot's own budget
+    if not parts.keys() >= {"select", "test"} or not (unasked or "certify" in parts):
         return _Measured(
             why=f"{name} was not asked for the calls that certify: give the slot an error_budget, and run `hetero distill {slot.id}` again"
         )
@@ -172,7 +173,7 @@ async def _measured(app: App, slot: Slot[..., Any], name: SpecialistId, entry: S
     for budget in sorted(own.union(BUDGETS)):
         shown = certify(
             parts["select"],
-            parts["certify"],
+            parts.get("certify", len({e.cluster or e.key for e in found[1].parts["certify"]})),
             parts["test"],
             error_budget=budget,
             confidence=config.confidence,
@@ -181,7 +182,10 @@ async def _measured(app: App, slot: Slot[..., Any], name: SpecialistId, entry: S
             checks_sha256=slot.checks_sha256,
             compare=config.measure,
         )
-        movable.append(Movable(budget, shown.threshold is not None, shown.share, shown.risk, shown.missing))
+        missing = shown.missing
+        if unasked and entry.certificate and budget > entry.certificate.error_budget:
+            missing = "not known: the calls that certify were not asked, because its own error budget is hopeless"
+        movable.append(Movable(budget, shown.threshold is not None, shown.share, shown.risk, missing))
     calibrator = fit(parts["select"])
     if calibrator is None:
         return _Measured(movable)
@@ -286,12 +290,13 @@ def workflows(app: App) -> list[Workflow]:
             answering = {*state.replaced[-1:]} if state.stage != "active" else set[SpecialistId | None]()
             if state.stage != "shadow":
                 answering.add(state.active)
-            if not answering - {None}:
+            answering.discard(None)
+            if not answering:
                 continue
             if config.error_budget is None:
                 open_ended.append(slot)
             else:
-                budgets[slot], doubt = config.error_budget, doubt + 1 - config.confidence
+                budgets[slot], doubt = config.error_budget, doubt + len(answering) * (1 - config.confidence)
         bound = min(1.0, sum(calls[slot] * budget for slot, budget in budgets.items()))
         found.append(Workflow(name, runs[name], dict(calls), bound, max(0.0, 1 - doubt), open_ended))
     return found

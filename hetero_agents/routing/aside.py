@@ -24,7 +24,7 @@ CLOSING = 5.0
 """Seconds that the end of a process waits for what is aside: half of what container runtimes grant."""
 
 PATIENCE = 30.0
-"""Seconds that a piece waits for a quiet moment before it is left out: a busy process has better things to do."""
+"""Seconds that a piece waits for a quiet moment; a process that has none does it beside its calls then, one at a time."""
 
 Work = Callable[[], Awaitable[None]]
 
@@ -46,7 +46,7 @@ class Aside:
         self._closing = False
         self._thread: threading.Thread | None = None
         self.left_out = 0
-        """Pieces that were not done: too many, no quiet moment, a failure, or an end before they could be."""
+        """Pieces that were not done: too many, a failure, or an end before they could be."""
 
     @contextmanager
     def call(self) -> Generator[None]:
@@ -76,16 +76,17 @@ class Aside:
             self._changed.notify_all()
 
     def close(self, seconds: float = CLOSING) -> None:
-        """Finish what waits, for some seconds at most; say how much was left out."""
+        """Finish what waits, for some seconds at most; say how much was left out. Once: closed again it does nothing."""
         with self._changed:
+            if self._closing:
+                return
             self._closing = True
             self._changed.notify_all()
             until = time.monotonic() + seconds
             while (self._queue or self._busy) and self._thread and (left := until - time.monotonic()) > 0:
                 self._changed.wait(left)
-            self.left_out += len(self._queue) + self._busy
+            left_out = self.left_out + len(self._queue) + self._busy
             self._queue.clear()
-            left_out, self.left_out = self.left_out, 0
         if left_out:
             _log.warning("%d comparisons of models were not made.", left_out)
 
@@ -96,7 +97,7 @@ class Aside:
                 try:
                     runner.run(_done(work), context=context)
                 except (Exception, asyncio.CancelledError) as error:
-                    _log.warning("A comparison of models failed: %s", error)
+                    _log.warning("A comparison of models failed: %s", str(error) or type(error).__name__)
                     with self._changed:
                         self.left_out += 1
                 with self._changed:
@@ -106,10 +107,8 @@ class Aside:
     def _next(self) -> tuple[float, Work, contextvars.Context] | None:
         with self._changed:
             while True:
-                while self._queue and not self._closing and time.monotonic() - self._queue[0][0] > PATIENCE:
-                    self._queue.popleft()
-                    self.left_out += 1
-                if self._queue and (self._closing or not self._calls):
+                late = bool(self._queue) and time.monotonic() - self._queue[0][0] > PATIENCE
+                if self._queue and (self._closing or late or not self._calls):
                     self._busy = True
                     return self._queue.popleft()
                 if self._closing:

@@ -123,6 +123,11 @@ class State:
         )
         return [Seen(bool(kept), bool(wrong), seconds) for kept, wrong, seconds in rows]
 
+    def forget_evidence(self, specialist: str) -> None:
+        """Forget what was seen of a specialist, because it was of another policy; a stop stays."""
+        with contextlib.suppress(sqlite3.Error), self._database.transaction() as connection:
+            connection.execute("DELETE FROM evidence WHERE specialist = ?", (specialist,))
+
     def forget(self, specialist: str) -> None:
         """Begin anew with a specialist: whoever promotes it says that it may be used."""
         with contextlib.suppress(sqlite3.Error), self._database.transaction() as connection:

@@ -134,7 +134,6 @@ class App:
     def close(self) -> None:
         """Flush the spans and stop every server."""
         atexit.unregister(self.close)
-        self.tracing.flush()  # what the calls said, before what was asked beside them
         self.aside.close()
         self.tracing.close()
         if self.redaction:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Span, SpanKind
 
-from ..bindings import Binding, SlotConfig
+from ..bindings import Binding, SlotConfig, Specialist
 from ..contract import compact_json, sha256_of
 from ..routing import Answer, Attempt, BadAnswer, Check, Link, Seen, Watched, agrees, alone, attempt
 from ..spans import Names
@@ -86,7 +86,9 @@ class _Beside:
 
     def _new(self, specialist: str, stage: Watched) -> bool:
         """One question asked again and again is one observation."""
-        return self.app.first_time(sha256_of([specialist, stage, self.question]))
+        entry = self.binding.coming_entry if specialist == self.binding.coming else self.binding.specialist
+        shown = entry.certificate.created if entry and entry.certificate else None
+        return self.app.first_time(sha256_of([specialist, stage, shown, self.question]))
 
     async def _shadow(self, output: Any) -> None:
         """A specialist on its way answers a call that has its answer."""
@@ -98,8 +100,8 @@ class _Beside:
         if made is None or unsure is not None:
             self._saw(binding.coming, "shadow", Seen(False, False, made.seconds if made else 0.0))
             return
-        if self.answer.route.specialist is not None:
-            below = await self._below()
+        if self.answer.route.binding != self._teacher(binding.coming_entry).label:
+            below = await self._below(binding.coming_entry)
             if below is None:
                 return
             output = self._json(below)
@@ -108,19 +110,21 @@ class _Beside:
 
     async def _audit(self, specialist: str, stage: Watched, output: Any) -> None:
         """The model below answers a call that a specialist has answered alone."""
-        below = await self._below()
+        entry = self.binding.coming_entry if specialist == self.binding.coming else self.binding.specialist
+        assert entry is not None
+        below = await self._below(entry)
         if below is not None:
             wrong = not await self._same(output, self._json(below))
             self._saw(specialist, stage, Seen(True, wrong, self.answer.attempt.seconds))
 
-    async def _below(self) -> Attempt | None:
-        """What the model answers that specialists were taught by, or the chain's last where that is not in it; None where its answer does not hold."""
+    def _teacher(self, entry: Specialist) -> Link:
+        """The model that a specialist was taught by, or the chain's last where that is not in it."""
         models = [link for link in self.app.chain(self.binding) if link.specialist is None]
-        entry = self.binding.coming_entry or self.binding.specialist
-        teacher = entry.teacher.split(", ")[0] if entry else ""
-        if not models:
-            return None
-        made, _ = await self._ask(next((link for link in models if link.label == teacher), models[-1]))
+        return next((link for link in models if link.label == entry.teacher.split(", ")[0]), models[-1])
+
+    async def _below(self, entry: Specialist) -> Attempt | None:
+        """What a specialist's teacher answers; None where that does not hold."""
+        made, _ = await self._ask(self._teacher(entry))
         return made
 
     async def _ask(self, link: Link) -> tuple[Attempt | None, str | None]:

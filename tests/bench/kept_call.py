@@ -23,7 +23,7 @@ from hetero_agents.bindings import SlotLock, SpecialistId, Workspace
 from hetero_agents.bindings.lock import Lock, update_lock
 from hetero_agents.contract import SlotId
 from hetero_agents.slots import App, registry
-from hetero_agents.spans import MemoryVault
+from hetero_agents.testing import MemoryVault
 from tests.support import NATIVE_JSON, TOML, FakeEngines, lock_entry, write_workspace
 from tests.test_budget import certificate
 
