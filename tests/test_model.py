@@ -192,6 +192,8 @@ def test_a_promote_in_another_process_is_seen_by_the_next_call_and_a_rollback_to
         return [*answered, await who()]
 
     assert asyncio.run(calls()) == [None, "desk.choose@1", None]
+    assert loop.app.state.stopped(loop.made.specialist_id) == "it was rolled back by hand"
+    loop.app.state.forget(loop.made.specialist_id)  # as `hetero promote` does
 
 
 def test_under_an_error_budget_the_real_model_gives_what_it_is_sure_of_and_the_llm_the_rest(loop: Loop) -> None:

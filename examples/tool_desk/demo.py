@@ -159,6 +159,7 @@ async def _loop(items: Sequence[Item], llm: str, clock: _Clock) -> tuple[dict[st
                 )
                 lap.counts = not made[name].reused
             registry.app.workspace.activate(slot.id, made[name].specialist_id)
+            registry.app.state.forget(made[name].specialist_id)  # as `hetero promote` does
         budgets = {name: d.specialist.certificate for name, d in made.items()}
         specialists: dict[str, Any] = {name: [d.specialist_id, d.specialist.adapter_sha256] for name, d in made.items()}
         held_out = [item for item in items_of_part(made["desk.choose"], items, "test") if not item.unseen]
