@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from ..bindings import Score
@@ -85,16 +84,16 @@ def _values(each: SlotReport) -> dict[str, Any]:
 
 
 def _say(each: SlotReport, own: float | None) -> None:
-    table = Table(
-        "error at most", "can move (95 %)", "wrong among them", "", title=escape(_head(each)), title_justify="left"
-    )
+    _line(_head(each))
+    table = Table("error at most", "can move (95 %)", "wrong among them")
     for movable in each.movable:
         mark = " (its own)" if movable.error_budget == own else ""
         table.add_row(f"{movable.error_budget:g}{mark}", *_cells(movable))
     if each.movable:
         common.out.print(table)
-    else:
-        _line(_head(each))
+    if lacking := [movable for movable in each.movable if movable.missing]:
+        most = next((movable for movable in lacking if movable.error_budget == own), lacking[-1])
+        _line(f"  {most.error_budget:g}: {most.missing}")
     _line(f"  plain code: {_plain(each)}")
     _line(f"  a call of the teacher: {_spent(each)}")
     if each.why:
@@ -111,9 +110,9 @@ def _head(each: SlotReport) -> str:
     return f"{each.slot}: {each.calls} calls, {each.kept} of them answered by specialists{to}"
 
 
-def _cells(movable: Movable) -> tuple[str, str, str]:
+def _cells(movable: Movable) -> tuple[str, str]:
     risk = _share(movable.risk) if movable.risk else "-"
-    return (_share(movable.share) if movable.certified else "none", risk, movable.missing or "")
+    return _share(movable.share) if movable.certified else "none", risk
 
 
 def _plain(each: SlotReport) -> str:
@@ -134,7 +133,7 @@ def _spent(each: SlotReport) -> str:
 
 
 def _flow(flow: dict[str, Any]) -> str:
-    calls = ", ".join(f"{slot} {n} times" for slot, n in flow["calls"].items())
+    calls = ", ".join(f"{slot} {n}×" for slot, n in flow["calls"].items())
     head = f"{flow['name']}, {flow['runs']} runs, of which one called at most {calls}: "
     if flow["without_budget"]:
         return f"{head}no bound, since {', '.join(flow['without_budget'])} has no error budget."

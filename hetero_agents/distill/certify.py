@@ -218,8 +218,9 @@ def certify(
             threshold = tried
         if threshold is None:
             seen = f"{wrong} of the {kept} surest of {len(calls)} answers were wrong"
-            if not asked:
-                seen = f"{available} calls in the certify part could show nothing, so they were not asked"
+            if not kept:
+                seen = f"{available} calls in the certify part could show nothing"
+                seen += "" if asked else ", so they were not asked"
             missing = f"{seen}; {_needed(planned, error_budget, confidence)}"
     alone = [t for t in test if threshold is not None and sureness(calibrator, t) >= threshold]
     return Certificate(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from ..bindings import Calibrator, Score, SlotLock, Specialist, SpecialistId
+from ..bindings import Calibrator, Score, Specialist, SpecialistId
 from ..contract import SlotId
 from ..distill.certify import Bin, Tried, calibration_error, certify, fit, reliability, scores_of
 from ..distill.evaluate import PLAIN_CODE
@@ -20,7 +20,7 @@ from ..distill.loop import comparator_of
 from ..distill.rehearse import remembered
 from ..engines.families import known_models
 from ..errors import KeyAccessError
-from ..slots import App, Slot
+from ..slots import App, Slot, registry
 from ..spans import Names, SpanRecord, read_traces
 
 BUDGETS = (0.01, 0.02, 0.05, 0.10, 0.20)
@@ -286,11 +286,7 @@ def workflows(app: App) -> list[Workflow]:
     for name, calls in most.items():
         budgets, open_ended, doubt = dict[str, float](), list[str](), 0.0
         for slot in calls:
-            state, config = app.workspace.lock.slots.get(SlotId(slot), SlotLock()), app.workspace.slot_config(slot)
-            answering = {*state.replaced[-1:]} if state.stage != "active" else set[SpecialistId | None]()
-            if state.stage != "shadow":
-                answering.add(state.active)
-            answering.discard(None)
+            answering, config = _answering(app, slot), app.workspace.slot_config(slot)
             if not answering:
                 continue
             if config.error_budget is None:
@@ -300,3 +296,13 @@ def workflows(app: App) -> list[Workflow]:
         bound = min(1.0, sum(calls[slot] * budget for slot, budget in budgets.items()))
         found.append(Workflow(name, runs[name], dict(calls), bound, max(0.0, 1 - doubt), open_ended))
     return found
+
+
+def _answering(app: App, name: str) -> list[SpecialistId]:
+    """The specialists that answer calls of a slot alone now, each by a certificate of its own where there is an error budget."""
+    slot = registry.slots.get(SlotId(name))
+    if slot is None:  # an agent, or of a module that [app] does not name
+        return []
+    binding = app.binding(slot.id, slot.tier, slot.contract.sha256, slot.checks_sha256)
+    canary = binding.coming if binding.stage == "canary" else None
+    return [specialist for specialist in (binding.specialist_id, canary) if specialist]
