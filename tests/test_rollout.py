@@ -489,6 +489,22 @@ def test_a_forked_child_begins_anew() -> None:
     aside.close()
 
 
+def test_the_end_cancels_what_would_take_too_long() -> None:
+    """An engine that is stopped would wait for its request."""
+    aside, ended = Aside(), threading.Event()
+
+    async def slow() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    aside.add(slow)
+    time.sleep(0.3)
+    aside.close(0.3)
+    assert ended.is_set()
+
+
 def test_a_failure_aside_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     aside, done = Aside(), list[int]()
 

@@ -45,6 +45,7 @@ class Aside:
         self._busy = False
         self._closing = False
         self._thread: threading.Thread | None = None
+        self._cancel: Callable[[], object] | None = None
         self.left_out = 0
         """Pieces that were not done: too many, a failure, or an end before they could be."""
 
@@ -87,6 +88,10 @@ class Aside:
                 self._changed.wait(left)
             left_out = self.left_out + len(self._queue) + self._busy
             self._queue.clear()
+            if self._busy and self._cancel:
+                self._cancel()
+        if self._thread and self._thread is not threading.current_thread():
+            self._thread.join(seconds)  # its requests are over before engines end, which would wait for them
         if left_out:
             _log.warning("%d comparisons of models were not made.", left_out)
 
@@ -95,7 +100,7 @@ class Aside:
             while (piece := self._next()) is not None:
                 _, work, context = piece
                 try:
-                    runner.run(_done(work), context=context)
+                    runner.run(self._do(work), context=context)
                 except (Exception, asyncio.CancelledError) as error:
                     _log.warning("A comparison of models failed: %s", str(error) or type(error).__name__)
                     with self._changed:
@@ -103,6 +108,15 @@ class Aside:
                 with self._changed:
                     self._busy = False
                     self._changed.notify_all()
+
+    async def _do(self, work: Work) -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+        try:
+            await work()
+        finally:
+            self._cancel = None
 
     def _next(self) -> tuple[float, Work, contextvars.Context] | None:
         with self._changed:
@@ -114,10 +128,6 @@ class Aside:
                 if self._closing:
                     return None
                 self._changed.wait(1.0 if self._queue else None)
-
-
-async def _done(work: Work) -> None:
-    await work()
 
 
 _all: WeakSet[Aside] = WeakSet()
