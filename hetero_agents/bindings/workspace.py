@@ -151,9 +151,9 @@ class Workspace:
             reason = self._reason(name, specialist, entry, contract, checks)
             return (None, None, reason) if reason else (name, specialist, None)
 
-        if state.stage == "active":
-            return Binding(slot, *usable(state.active)[:2], models, entry, refused=usable(state.active)[2])
         coming, coming_entry, reason = usable(state.active)
+        if state.stage == "active":
+            return Binding(slot, coming, coming_entry, models, entry, reason)
         name, specialist, before = usable(state.replaced[-1] if state.replaced else None)
         share = state.share or 0.0
         return Binding(slot, name, specialist, models, entry, before, state.stage, coming, coming_entry, share, reason)
@@ -255,8 +255,8 @@ class Workspace:
                     demoted.append(entry.active)
                 history = [name for name in (*entry.replaced, entry.active) if name not in specialists]
                 now = history[-1] if history else None
-                stage = entry.stage if now == entry.active else "active"
-                after[slot] = entry.model_copy(update={"active": now, "replaced": history[:-1], "stage": stage})
+                same = entry if now == entry.active else SlotLock()
+                after[slot] = SlotLock(active=now, stage=same.stage, share=same.share, replaced=history[:-1])
             return lock.model_copy(update={"specialists": {**lock.specialists, **marked}, "slots": after})
 
         update_lock(self.lock_path, change)

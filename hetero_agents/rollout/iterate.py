@@ -33,9 +33,7 @@ class Round:
     train_seconds: float = 0.0
 
 
-async def iterate(
-    app: App, slot: Slot[..., Any], *, may_train: bool = True, fresh: float = FRESH, progress: Progress
-) -> Round:
+async def iterate(app: App, slot: Slot[..., Any], *, may_train: bool = True, progress: Progress) -> Round:
     """Do what is to be done for a slot now, one thing.
 
     A specialist on its way, or a stopped one, is moved. Where none is on its way and the vault has enough new examples, another is trained; one
@@ -45,7 +43,6 @@ async def iterate(
         app: the workspace.
         slot: a slot with an error budget.
         may_train: a training may begin.
-        fresh: share by which the examples must have grown since the last training.
         progress: called as a training goes on.
 
     Raises:
@@ -64,7 +61,7 @@ async def iterate(
     if name and entry and name != state.active and not app.state.stopped(name) and not _lacks(app, slot, entry):
         return _shadowed(app, slot, state, name, entry, "it is certified, and neither active nor stopped")
     try:
-        why = _reason_to_train(app, slot, name, entry, fresh)
+        why = _reason_to_train(app, slot, name, entry)
         if why is None or not may_train:
             told = f"{why}, but the limit of training time is reached" if why else "not enough is new to train again"
             return Round(slot.id, "nothing", told, state.active)
@@ -101,9 +98,7 @@ def _lacks(app: App, slot: Slot[..., Any], entry: Specialist) -> str | None:
     return uncertified(entry.certificate, app.workspace.slot_config(slot.id), slot.checks_sha256)
 
 
-def _reason_to_train(
-    app: App, slot: Slot[..., Any], name: SpecialistId | None, entry: Specialist | None, fresh: float
-) -> str | None:
+def _reason_to_train(app: App, slot: Slot[..., Any], name: SpecialistId | None, entry: Specialist | None) -> str | None:
     """Why another training may pay, after the newest one; None where it would not."""
     now = sum(map(len, curated(app, slot).parts.values()))
     if name is None or entry is None:
@@ -115,4 +110,4 @@ def _reason_to_train(
     if found is None:
         return f"the data set of {name} is not here"
     before = sum(map(len, found[1].parts.values()))
-    return f"{now} examples, {before} when {name} was trained" if now >= (1 + fresh) * before else None
+    return f"{now} examples, {before} when {name} was trained" if now >= (1 + FRESH) * before else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from ..bindings import SlotLock, SpecialistId
 from ..bindings.lock import Stage
@@ -16,8 +16,6 @@ from ..slots import App, Slot
 from ..slots.beside import comparable
 
 NEXT: dict[Stage, Stage] = {"shadow": "canary", "canary": "active"}
-
-REFUSED = "it may not be used: "
 
 Move = Literal["forward", "back", "stay"]
 
@@ -40,6 +38,8 @@ class Verdict:
     """Wrong ones among the kept."""
     p95_seconds: float | None
     """95th percentile of the specialist's seconds; None of nothing."""
+    erred: bool
+    """It goes back for its answers, and not because its certificate is of something else, which another one mends."""
 
 
 def verdict(app: App, slot: Slot[..., Any]) -> Verdict:
@@ -70,18 +70,29 @@ def verdict(app: App, slot: Slot[..., Any]) -> Verdict:
     seen = app.state.evidence(state.active, state.stage)
     wrong = [one.wrong for one in seen if one.kept]
     told = f"{sum(wrong)} of {len(wrong)} kept answers were wrong, of {len(seen)} that were compared"
-    move: Move = "stay"
+    move, erred = cast(Move, "stay"), True
     if stopped := app.state.stopped(state.active):
         move, told = "back", stopped
     elif lacks and state.stage in NEXT:
-        move, told = "back", f"{REFUSED}{lacks}"
+        move, erred, told = "back", False, f"it may not be used: {lacks}"
     elif wealth_against_good(wrong, budget) >= 1 / ALPHA:
         move, told = "back", f"{told}: the error budget of {budget:g} is broken"
     elif state.stage in NEXT and wealth_against_bad(wrong, budget) >= 1 / ALPHA:
         move, told = "forward", f"{told}: the error budget of {budget:g} is kept"
     elif state.stage in NEXT:
         told = f"{told}: not decided yet"
-    return Verdict(slot.id, state.active, state.stage, move, told, len(seen), len(wrong), sum(wrong), _p95(seen))
+    return Verdict(
+        slot.id,
+        state.active,
+        state.stage,
+        move,
+        told,
+        len(seen),
+        len(wrong),
+        sum(wrong),
+        _p95(seen),
+        erred and move == "back",
+    )
 
 
 def step(app: App, slot: Slot[..., Any]) -> Verdict:
@@ -95,7 +106,7 @@ def step(app: App, slot: Slot[..., Any]) -> Verdict:
     if found.move == "forward":
         app.workspace.activate(slot.id, found.specialist, NEXT[found.stage], expected=state)
     elif found.move == "back":
-        if not found.why.startswith(REFUSED):  # which another certificate mends
+        if found.erred:
             app.state.stop(found.specialist, found.why)
         app.workspace.restore(slot.id, expected=state)
     return found

@@ -43,7 +43,7 @@ class Aside:
         self._changed = threading.Condition()
         self._calls = 0
         self._busy = False
-        self._closing = False
+        self._closing = self._over = False
         self._thread: threading.Thread | None = None
         self._cancel: Callable[[], object] | None = None
         self.left_out = 0
@@ -88,8 +88,10 @@ class Aside:
                 self._changed.wait(left)
             left_out = self.left_out + len(self._queue) + self._busy
             self._queue.clear()
-            if self._busy and self._cancel:
-                self._cancel()
+            self._over = True
+            if self._cancel:
+                with contextlib.suppress(RuntimeError):  # it ended just now, and its loop with it
+                    self._cancel()
         if self._thread and self._thread is not threading.current_thread():
             self._thread.join(seconds)  # its requests are over before engines end, which would wait for them
         if left_out:
@@ -112,7 +114,10 @@ class Aside:
     async def _do(self, work: Work) -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
-        self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+        with self._changed:
+            if self._over:  # between its taking and here
+                raise asyncio.CancelledError
+            self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
         try:
             await work()
         finally:

@@ -56,11 +56,14 @@ class State:
 
     def rests(self, specialist: str) -> str | None:
         """Return why a specialist is left alone now; None where it is not."""
-        if why := self.stopped(specialist):
-            return why
         with contextlib.suppress(sqlite3.Error), self._database.transaction() as connection:
-            row = connection.execute("SELECT until FROM breaker WHERE specialist = ?", (specialist,)).fetchone()
-            if row is not None and row[0] > self._clock():
+            why, until = connection.execute(
+                "SELECT (SELECT why FROM stopped WHERE specialist = ?1), (SELECT until FROM breaker WHERE specialist = ?1)",
+                (specialist,),
+            ).fetchone()
+            if why is not None:
+                return str(why)
+            if until is not None and until > self._clock():
                 return "it rests after repeated engine failures"
         return None
 
