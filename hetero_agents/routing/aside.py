@@ -103,7 +103,9 @@ class Aside:
                 _, work, context = piece
                 try:
                     runner.run(self._do(work), context=context)
-                except (Exception, asyncio.CancelledError) as error:
+                except asyncio.CancelledError:  # at the end, which counts it
+                    pass
+                except Exception as error:
                     _log.warning("A comparison of models failed: %s", str(error) or type(error).__name__)
                     with self._changed:
                         self.left_out += 1
