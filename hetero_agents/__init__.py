@@ -7,9 +7,13 @@ and slot those back in. The commands are under `hetero --help`.
 from pydantic_ai.exceptions import ModelRetry
 
 from .contract import Fits, NotSent, OneOf
+from .crew import Crew, CrewRun, Memory, Message, RoleFailed, To
 from .errors import (
     AnswerError,
+    BudgetError,
     ConfigError,
+    CrewDefinitionError,
+    CrewError,
     DistillError,
     EngineError,
     HeteroError,
@@ -21,27 +25,40 @@ from .errors import (
     UnknownNameError,
     UserError,
 )
+from .routing import Budget, Ledger, Spent
 from .slots import CodeAgent, Slot, SlotResult, Slots, code_agent, registry, slot, subject, workflow_outcome
 
 __all__ = [
     "AnswerError",
+    "Budget",
+    "BudgetError",
     "CodeAgent",
     "ConfigError",
+    "Crew",
+    "CrewDefinitionError",
+    "CrewError",
+    "CrewRun",
     "DistillError",
     "EngineError",
     "Fits",
     "HeteroError",
     "IntegrityError",
     "KeyAccessError",
+    "Ledger",
+    "Memory",
+    "Message",
     "MissingExtraError",
     "ModelRetry",
     "NotSent",
     "OneOf",
     "ReplayMissError",
+    "RoleFailed",
     "Slot",
     "SlotDefinitionError",
     "SlotResult",
     "Slots",
+    "Spent",
+    "To",
     "UnknownNameError",
     "UserError",
     "code_agent",

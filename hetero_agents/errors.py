@@ -3,6 +3,7 @@
     HeteroError
     ├── UserError                  what the user wrote is wrong: exit code 2
     │   ├── SlotDefinitionError    a function that cannot be a slot
+    │   ├── CrewDefinitionError    roles that cannot work together as they are declared
     │   ├── ConfigError            hetero.toml or hetero.lock cannot be used
     │   ├── UnknownNameError       no such slot, model, specialist, trace (with "did you mean")
     │   └── MissingExtraError      a feature whose packages are not installed
@@ -11,6 +12,8 @@
     ├── IntegrityError             a file's hash is not the one that was recorded
     ├── KeyAccessError             no key, a wrong key, or a role that does not open this
     ├── AnswerError                no model of the chain gave a usable answer
+    ├── BudgetError                the next call might cost more than the run may still spend
+    ├── CrewError                  a role failed and ended the run of its crew
     └── DistillError               a specialist cannot be made from what is there
 
 Each message is one sentence that says what happened and what to do next. pydantic-ai's
@@ -21,7 +24,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class HeteroError(Exception):
@@ -39,6 +42,10 @@ class UserError(HeteroError):
 
 class SlotDefinitionError(UserError):
     """A function cannot become a slot as it is declared."""
+
+
+class CrewDefinitionError(UserError):
+    """Roles cannot work together as they are declared."""
 
 
 class ConfigError(UserError):
@@ -85,6 +92,17 @@ class KeyAccessError(HeteroError):
 
 class AnswerError(HeteroError):
     """No model of the slot's chain gave a usable answer."""
+
+
+class BudgetError(HeteroError):
+    """The next model call might cost more than the run may still spend; it was not made."""
+
+
+class CrewError(HeteroError):
+    """A role of a crew failed, and that ended the run."""
+
+    run: Any = None
+    """The `CrewRun` up to there: nothing that was made is lost."""
 
 
 class DistillError(HeteroError):

@@ -95,7 +95,7 @@ def scripted(answers: Mapping[str, Script]) -> Generator[MemoryVault]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "hetero.toml").write_text(
-            '[models]\nscript = "test"\n[tiers]\nllm = {model = "script"}\nslm = {model = "script"}\n'
+            '[models]\nscript = {model = "test", max_tokens = 512, price = {hour = 0}}\n[tiers]\nllm = {model = "script"}\nslm = {model = "script"}\n'
             '[privacy]\ncontent = "raw"\n'
         )
         app = App.of(Workspace(root), vault)

@@ -101,7 +101,10 @@ def test_a_module_that_cannot_be_imported_is_one_sentence(desk: Hetero, tmp_path
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
-        (("run", "clidesk.triag", "x"), "There is no slot or agent 'clidesk.triag', did you mean 'clidesk.triage'"),
+        (
+            ("run", "clidesk.triag", "x"),
+            "There is no slot, agent or crew 'clidesk.triag', did you mean 'clidesk.triage'",
+        ),
         (("traces", "abc"), "There is no trace 'abc'; `hetero traces` lists them."),
         (("feedback", "abc", "--score", "1"), "There is no trace 'abc'"),
         (("distill", "clidesk.clasify"), "There is no slot 'clidesk.clasify', did you mean 'clidesk.classify'"),

@@ -25,6 +25,39 @@ class AppConfig(_Form):
     """What the command line imports to find slots, agents and workflows, relative to the file's folder."""
 
 
+class Price(_Form):
+    """`price` of an entry of `[models]`: what a request costs, in US dollars; what is given is added up."""
+
+    input: Annotated[float, Field(ge=0)] | None = None
+    """A million input tokens."""
+    output: Annotated[float, Field(ge=0)] | None = None
+    """A million output tokens."""
+    hour: Annotated[float, Field(ge=0)] | None = None
+    """An hour of a request: what the hardware costs."""
+    watts: Annotated[float, Field(ge=0)] | None = None
+    """What the hardware draws during a request."""
+    kwh: Annotated[float, Field(ge=0)] | None = None
+    """A kilowatt-hour."""
+
+    @property
+    def by_time(self) -> bool:
+        """A request's time costs."""
+        return bool(self.hour or self.watts)
+
+    def of(self, input_tokens: int, output_tokens: int, seconds: float) -> float:
+        """Return what a request costs."""
+        tokens = (self.input or 0) * input_tokens + (self.output or 0) * output_tokens
+        return tokens / 1e6 + ((self.hour or 0) + (self.watts or 0) / 1000 * (self.kwh or 0)) * seconds / 3600
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Price:
+        if not self.model_fields_set:
+            raise ValueError("a price says at least one of input, output, hour, watts with kwh; { hour = 0 } is free")
+        if (self.watts is None) != (self.kwh is None):
+            raise ValueError("watts and kwh go together")
+        return self
+
+
 class ModelConfig(_Form):
     """An entry of `[models]`: a model id, or a table where more is to be said."""
 
@@ -36,6 +69,10 @@ class ModelConfig(_Form):
     """Where a `vllm:` server listens, for example `http://127.0.0.1:8000/v1`."""
     weights: str | None = None
     """The `local:` model with the same weights as a `vllm:` one, so that specialists can be trained for it."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of an answer at most; a run's budget of tokens or money needs it."""
+    price: Price | None = None
+    """What a request costs, where the provider's list price does not say it."""
 
 
 class TierConfig(_Form):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from opentelemetry.context import Context
@@ -24,12 +24,14 @@ from pydantic_ai.exceptions import AgentRunError
 from rich.table import Table
 from rich.tree import Tree
 
+from ..crew import Crew
 from ..errors import HeteroError, KeyAccessError, UnknownNameError, UserError
+from ..routing import Budget, Ledger
 from ..slots import App, registry
 from ..spans import Feedback, Names, SpanRecord, Trace, otlp, read_traces, without_content
 from ..spans.foreign import model_call_of
 from ..spans.subjects import person_of
-from . import common
+from . import common, crews
 from .common import Json
 
 AT_ONCE = 8
@@ -65,27 +67,48 @@ class _Roots(SpanProcessor):
 
 
 def run(
-    name: Annotated[str, typer.Argument(help="A slot, code agent or agent of [app] modules, for example desk.triage.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A slot, code agent, agent or crew of [app] modules, for example desk.triage; or the folder of a crew."
+        ),
+    ],
     value: Annotated[
         str | None, typer.Argument(help="Its arguments as a JSON object, or plain text for its only parameter.")
     ] = None,
     inputs: Annotated[
         Path | None, typer.Option(help="A JSON-lines file, one run a line; answers come as JSON lines.")
     ] = None,
+    money: Annotated[float | None, typer.Option(help="US dollars that the run may spend on model calls.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens that it may spend, input and output together.")] = None,
+    calls: Annotated[int | None, typer.Option(help="Model calls that it may make.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Seconds that it may take.")] = None,
     as_json: Json = False,
 ) -> None:
     """Run something once, or once a line of a file; spans go to the vault."""
+    budget = crews.budget_of(money, tokens, calls, seconds)
+    if Path(name).is_dir():
+        registry.use(App.open(Path(name)))
     app = common.open_app()
-    runnable = _find(name)
+    found = _find(name)
+    if isinstance(found, Crew):
+        if inputs is not None:
+            raise UserError(f"{name} is a crew, which --inputs cannot run; give it one VALUE.")
+        if not crews.print_run(asyncio.run(crews.run_crew(found, value or "", budget)), as_json=as_json):
+            raise typer.Exit(1)
+        return
+    runnable = found
     if inputs is not None:
         lines = [line for line in inputs.read_text("utf-8").splitlines() if line.strip()]
-        failed = asyncio.run(_run_lines(runnable, lines))
+        with Ledger(budget or Budget()):
+            failed = asyncio.run(_run_lines(runnable, lines))
         if failed:
             raise typer.Exit(1)
         return
     roots = _Roots()
     app.tracing.provider.add_span_processor(roots)
-    result = asyncio.run(runnable.call(**_arguments(runnable, value or "")))
+    with Ledger(budget or Budget()):
+        result = asyncio.run(runnable.call(**_arguments(runnable, value or "")))
     app.tracing.flush()
     trace = next(iter(roots.traces), None)
     if as_json:
@@ -129,12 +152,14 @@ async def _run_lines(runnable: _Runnable, lines: list[str]) -> int:
     return failed
 
 
-def _find(name: str) -> _Runnable:
-    found: dict[str, _Runnable] = {}
+def _find(name: str) -> _Runnable | Crew:
+    found: dict[str, _Runnable | Crew] = {}
     for declared in (*registry.slots.values(), *registry.code_agents.values()):
         found[declared.id] = _Runnable(declared.id, _hints(declared.function), _required(declared.function), declared)
     for module_name in registry.app.workspace.config.app.modules:
         for key, value in vars(sys.modules[module_name]).items():
+            if isinstance(value, Crew):
+                found[value.id] = value
             if isinstance(value, Agent):
                 agent: Agent[Any, Any] = value  # pyright: ignore[reportUnknownVariableType]
 
@@ -142,9 +167,18 @@ def _find(name: str) -> _Runnable:
                     return (await agent.run(prompt)).output
 
                 found[f"{module_name.rpartition('.')[2]}.{key}"] = _Runnable(key, {"prompt": str}, ["prompt"], ask)
+    if Path(name).is_dir():
+        known = {entry.id: entry for entry in found.values() if isinstance(entry, Crew)}
+        if len(known) != 1:
+            raise UserError(
+                f"{name} holds {len(known)} crews ({', '.join(known) or 'none'}), not one; give a name instead of the folder."
+            )
+        return next(iter(known.values()))
     short = {key.rpartition(".")[2]: entry for key, entry in found.items()}
     if (runnable := found.get(name) or short.get(name)) is None:
-        raise UnknownNameError("slot or agent", name, found, hint="list its module under [app] modules in hetero.toml")
+        raise UnknownNameError(
+            "slot, agent or crew", name, found, hint="list its module under [app] modules in hetero.toml"
+        )
     return runnable
 
 
@@ -167,7 +201,7 @@ def _arguments(runnable: _Runnable, text: str) -> dict[str, Any]:
         if len(runnable.hints) != 1:
             raise UserError(f"{runnable.name} takes {names or 'nothing'}: give a JSON object with these keys.")
         values = {next(iter(runnable.hints)): text if values is None or runnable.hints.get(names) is str else values}
-    values = typing.cast(dict[str, Any], values)
+    values = cast(dict[str, Any], values)
     for key in values:
         if key not in runnable.hints:
             raise UnknownNameError(f"parameter of {runnable.name}", key, runnable.hints)
@@ -271,6 +305,8 @@ def _tree(trace: Trace, span: SpanRecord) -> Tree:
     attributes = span["attributes"]
     parts = [span["name"], f"{(span['end'] - span['start']) / 1e6:.0f} ms"]
     for key, form in (
+        (Names.TAKES, "took {}"),
+        (Names.GIVES, "gave {}"),
         (Names.BINDING, "by {}"),
         (Names.DECISION, "{}"),
         (Names.REASON, "because {}"),
@@ -279,7 +315,9 @@ def _tree(trace: Trace, span: SpanRecord) -> Tree:
         (Names.OUTCOME, "outcome {}"),
     ):
         if key in attributes and not (key == Names.BINDING and Names.DECISION not in attributes):
-            parts.append(form.format(attributes[key]))
+            value = attributes[key]
+            names = ", ".join(cast("list[str]", value)) or "nothing" if isinstance(value, list) else value
+            parts.append(form.format(names))
     if span["parent_id"] is None and Names.OUTCOME not in attributes:
         parts.append(f"outcome {trace.outcome}")
     if span["status"] == "ERROR":

@@ -74,14 +74,25 @@ class Engines:
             ConfigError: pydantic-ai does not know the model id, or its key is missing.
             EngineError: weights or server cannot be had.
         """
+        endpoint = await self._endpoint(config, slot)
+        if config.max_tokens is None:
+            return endpoint
+        return replace(endpoint, settings={**endpoint.settings, "max_tokens": config.max_tokens})
+
+    async def _endpoint(self, config: ModelConfig, slot: str) -> Endpoint:
         prefix, _, name = config.model.partition(":")
         match prefix:
             case "local":
-                from .local import local_model
+                from .local import DEFAULT_MAX_TOKENS, local_model
 
                 weights = find_weights(name, self.root)
                 return await self._cached(
-                    ("local", name), lambda: Endpoint(local_model(self._local, weights, None), bare_json=True)
+                    ("local", name),
+                    lambda: Endpoint(
+                        local_model(self._local, weights, None),
+                        bare_json=True,
+                        settings=ModelSettings(max_tokens=DEFAULT_MAX_TOKENS),
+                    ),
                 )
             case "vllm":
                 from .vllm import VllmModel, VllmServer

@@ -7,6 +7,7 @@ from .cache import AnswerCache, Kept
 from .chain import Answer, Link, Route, alone, ask, recall
 from .confidence import Signals, calibrated, scaled, signals_of
 from .evidence import ALPHA, wealth_against_bad, wealth_against_good
+from .ledger import Budget, Ledger, Spent, Terms, ledger_now, spending
 from .state import Seen, State, Watched
 
 __all__ = [
@@ -16,14 +17,18 @@ __all__ = [
     "Aside",
     "Attempt",
     "BadAnswer",
+    "Budget",
     "Check",
     "CheckBroke",
     "Kept",
+    "Ledger",
     "Link",
     "Route",
     "Seen",
     "Signals",
+    "Spent",
     "State",
+    "Terms",
     "Watched",
     "agrees",
     "alone",
@@ -31,9 +36,11 @@ __all__ = [
     "attempt",
     "calibrated",
     "hold",
+    "ledger_now",
     "recall",
     "scaled",
     "signals_of",
+    "spending",
     "vote",
     "wealth_against_bad",
     "wealth_against_good",

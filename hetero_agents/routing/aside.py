@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from weakref import WeakSet
 
+from .ledger import ledger_now
+
 _log = logging.getLogger("hetero_agents")
 
 WAITING = 256
@@ -68,7 +70,9 @@ class Aside:
             if self._closing or len(self._queue) >= WAITING:
                 self.left_out += 1
                 return
-            self._queue.append((time.monotonic(), work, contextvars.copy_context()))
+            context = contextvars.copy_context()
+            context.run(ledger_now.set, None)  # no run pays for what is asked to watch it
+            self._queue.append((time.monotonic(), work, context))
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="hetero-aside", daemon=True)
                 thread.start()

@@ -12,12 +12,13 @@ from pydantic_ai.direct import model_request
 from pydantic_ai.exceptions import ModelRetry
 from pydantic_ai.messages import ModelMessage, ModelRequest, RetryPromptPart, UserPromptPart
 from pydantic_ai.models.instrumented import InstrumentationSettings
-from pydantic_ai.settings import ModelSettings
+from pydantic_ai.settings import ModelSettings, merge_model_settings
 from pydantic_ai.usage import RequestUsage
 
 from ..contract import Contract, sha256_of
 from ..engines import INPUT_KEY, Endpoint
 from .confidence import Signals, product_of, signals_of
+from .ledger import Terms, spending
 
 DRAWN = ModelSettings(temperature=0.7)
 """How further samples are drawn."""
@@ -63,6 +64,7 @@ async def attempt(
     instrument: InstrumentationSettings | None = None,
     examples: Sequence[ModelMessage] = (),
     retries: int = RETRIES,
+    terms: Terms | None = None,
 ) -> Attempt:
     """Ask one model, and let it mend an answer that does not hold.
 
@@ -74,9 +76,11 @@ async def attempt(
         instrument: pydantic-ai's instrumentation; None makes no spans.
         examples: turns before the call, for few-shot baselines; a baked specialist sees none.
         retries: how often an answer may be mended; a baked specialist's never.
+        terms: what the model costs, for the run's budget.
 
     Raises:
         BadAnswer: no answer holds.
+        BudgetError: the run may not spend that.
         ModelAPIError: the engine failed.
     """
     messages: list[ModelMessage]
@@ -89,17 +93,22 @@ async def attempt(
     parameters = contract.request_parameters(arguments, mode=mode, bare_json=endpoint.bare_json)
     settings = endpoint.settings
     if endpoint.keyed:
-        settings = ModelSettings(extra_body={INPUT_KEY: sha256_of(contract.dump(arguments))})
+        by_key = ModelSettings(extra_body={INPUT_KEY: sha256_of(contract.dump(arguments))})
+        settings = merge_model_settings(settings, by_key)
     usage = RequestUsage()
     started = time.perf_counter()
     for left in range(retries, -1, -1):
-        response = await model_request(
-            endpoint.model,
-            messages,
-            model_settings=settings,
-            model_request_parameters=parameters,
-            instrument=instrument if instrument is not None else False,
-        )
+        with spending(
+            [terms or Terms(endpoint.model.model_name)], endpoint.model, messages, settings, parameters
+        ) as settle:
+            response = await model_request(
+                endpoint.model,
+                messages,
+                model_settings=settings,
+                model_request_parameters=parameters,
+                instrument=instrument if instrument is not None else False,
+            )
+            settle(response.usage)
         usage = usage + response.usage
         try:
             output = contract.parse(response, arguments, bare_json=endpoint.bare_json)

@@ -19,10 +19,11 @@ from pydantic_ai.usage import RequestUsage
 from ..bindings import Certificate
 from ..contract import Contract
 from ..engines import Endpoint
-from ..errors import AnswerError, EngineError, HeteroError, IntegrityError, ReplayMissError
+from ..errors import AnswerError, BudgetError, EngineError, HeteroError, IntegrityError, ReplayMissError
 from .attempts import Attempt, BadAnswer, Check, CheckBroke, attempt, hold, vote
 from .cache import Kept
 from .confidence import calibrated
+from .ledger import Terms
 from .state import State
 
 
@@ -43,6 +44,8 @@ class Link:
     timeout: float | None = None
     certificate: Certificate | None = None
     """Which of a specialist's answers it may give alone; all of them where None."""
+    terms: Terms | None = None
+    """What it costs, for a run's budget."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ async def ask(
 
     Raises:
         AnswerError: no model gave an answer that holds.
+        BudgetError: the run may not spend what the next model might cost.
         ReplayMissError: the last model is an answer key that does not know this call.
     """
     failures = [refused] if refused else []
@@ -105,13 +109,19 @@ async def ask(
             async with asyncio.timeout(link.timeout):
                 endpoint = await link.open()
                 if link.certificate:
-                    made, unsure = await alone(endpoint, contract, arguments, checks, instrument, link.certificate)
+                    made, unsure = await alone(
+                        endpoint, contract, arguments, checks, instrument, link.certificate, link.terms
+                    )
                     if unsure:
                         raise Unsure(unsure)
                 else:
-                    made = await attempt(endpoint, contract, arguments, checks=checks, instrument=instrument)
+                    made = await attempt(
+                        endpoint, contract, arguments, checks=checks, instrument=instrument, terms=link.terms
+                    )
         except CheckBroke as broke:
             raise broke.error from None
+        except BudgetError:  # the next model is no cheaper, and the run has said what it may cost
+            raise
         except (BadAnswer, Unsure) as error:
             failures.append(f"{link.label}: {error}")
             last = error
@@ -148,13 +158,16 @@ async def alone(
     checks: Sequence[Check],
     instrument: InstrumentationSettings | None,
     certificate: Certificate,
+    terms: Terms | None = None,
 ) -> tuple[Attempt, str | None]:
     """Return a specialist's answer, got just as those that were certified, and why it may not be given alone; None where it may.
 
     Raises:
         BadAnswer: it does not meet the contract or a check; it is not mended.
     """
-    made = await vote(endpoint, contract, arguments, samples=certificate.samples, instrument=instrument, retries=0)
+    made = await vote(
+        endpoint, contract, arguments, samples=certificate.samples, instrument=instrument, retries=0, terms=terms
+    )
     sure = calibrated(certificate.calibrator, made.signals)
     made = replace(made, confidence=sure)
     if sure is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import Span, SpanKind, Tracer
 
 from ..errors import SlotDefinitionError, UserError
 from ..spans import Names, subject_now
@@ -35,7 +35,7 @@ class CodeAgent(Generic[P, R]):
         """Run it; an exception marks the run as failed and passes on."""
         from .registry import registry
 
-        with _rooted(registry.app.tracing.tracer, self.id):
+        with rooted(registry.app.tracing.tracer, self.id):
             return await self.function(*args, **kwargs)
 
 
@@ -114,13 +114,14 @@ def record_outcome(span: Span, *, ok: bool, score: float | None = None) -> None:
 
 
 @contextmanager
-def _rooted(tracer: Any, name: str) -> Generator[None]:
+def rooted(tracer: Tracer, name: str) -> Generator[Span]:
+    """Open the root span of a workflow's run."""
     attributes = {Names.OPERATION: "invoke_workflow", Names.WORKFLOW: name}
     with (
         tracer.start_as_current_span(f"invoke_workflow {name}", attributes=attributes, kind=SpanKind.INTERNAL) as span,
         root_span(span),
     ):
-        yield
+        yield span
 
 
 @contextmanager

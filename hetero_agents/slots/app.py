@@ -18,7 +18,7 @@ from ..bindings.config import Tier
 from ..contract import Sha256
 from ..engines import Engines
 from ..errors import HeteroError
-from ..routing import AnswerCache, Aside, Link, State
+from ..routing import AnswerCache, Aside, Link, State, Terms
 from ..spans import Keep, Redact, SealedVault, SpanRecord, Tracing, Vault, without_content
 from ..spans.redaction import RedactionSettings, RedactionWorker, redaction_is_installed
 
@@ -111,6 +111,7 @@ class App:
                     lambda config=config: self.engines.endpoint(config, binding.slot),
                     trainable=config.train_on_outputs,
                     timeout=binding.entry.timeout,
+                    terms=Terms.of(label, config, binding.entry.timeout),
                 )
             )
         return links
@@ -125,6 +126,7 @@ class App:
             specialist=name,
             timeout=binding.entry.timeout,
             certificate=entry.certificate if binding.entry.error_budget is not None else None,
+            terms=Terms.of(name, base, binding.entry.timeout),
         )
 
     def binding(self, slot: str, tier: Tier, contract: Sha256 | None, checks: Sha256 | None = None) -> Binding:

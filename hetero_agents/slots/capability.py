@@ -15,11 +15,18 @@ from pydantic_ai.capabilities import (
     CapabilityOrdering,
     CombinedCapability,
     Instrumentation,
+    WrapModelRequestHandler,
     WrapRunHandler,
 )
 from pydantic_ai.exceptions import FallbackExceptionGroup, ModelAPIError, UnexpectedModelBehavior
 from pydantic_ai.messages import ModelMessage, ModelResponse
-from pydantic_ai.models import Model, ModelRequestParameters, ModelResolutionContext, StreamedResponse
+from pydantic_ai.models import (
+    Model,
+    ModelRequestContext,
+    ModelRequestParameters,
+    ModelResolutionContext,
+    StreamedResponse,
+)
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.run import AgentRunResult
@@ -28,7 +35,7 @@ from pydantic_ai.toolsets import AgentToolset
 
 from ..contract import SlotId
 from ..errors import EngineError, ReplayMissError, SlotDefinitionError
-from ..routing import Link
+from ..routing import Link, Terms, spending
 from ..spans import Names
 from .agency import root_span
 from .registry import registry
@@ -113,6 +120,17 @@ class _Binder(AbstractCapability[Any]):
             raise failed or EngineError(f"No model of {name!r} can be opened.")
         return FallbackModel(*models, fallback_on=[_engine_failed]) if len(models) > 1 else models[0]
 
+    async def wrap_model_request(
+        self, ctx: RunContext[Any], *, request_context: ModelRequestContext, handler: WrapModelRequestHandler
+    ) -> ModelResponse:
+        asked = request_context
+        with spending(
+            _terms(asked.model), asked.model, asked.messages, asked.model_settings, asked.model_request_parameters
+        ) as settle:
+            response = await handler(asked)
+            settle(response.usage)
+        return response
+
     async def wrap_run(self, ctx: RunContext[Any], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
         # The instrumentation is outermost, so the current span is the agent's.
         span = get_current_span()
@@ -121,6 +139,12 @@ class _Binder(AbstractCapability[Any]):
                 return await handler()
             except FallbackExceptionGroup as group:
                 raise EngineError(f"No model answered ({'; '.join(map(str, group.exceptions))}).") from group
+
+
+def _terms(model: Model) -> list[Terms]:
+    """What the models cost of which one will answer."""
+    models = model.models if isinstance(model, FallbackModel) else [model]
+    return [each.terms if isinstance(each, _Bound) else Terms(each.model_name) for each in models]
 
 
 def _engine_failed(error: Exception) -> bool:
@@ -136,6 +160,7 @@ class _Bound(WrapperModel):
         self._link = link
         self._name = SlotId(name)
         self._hci = hci
+        self.terms = link.terms or Terms(link.label)
 
     async def request(
         self,
@@ -146,7 +171,7 @@ class _Bound(WrapperModel):
         self._say()
         try:
             async with asyncio.timeout(self._link.timeout):
-                return await super().request(messages, model_settings, model_request_parameters)
+                return await super().request(messages, self._bounded(model_settings), model_request_parameters)
         except TimeoutError as error:
             raise EngineError(f"{self._link.label} gave no answer in {self._link.timeout:g} s.") from error
 
@@ -159,8 +184,16 @@ class _Bound(WrapperModel):
         run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
         self._say()
-        async with super().request_stream(messages, model_settings, model_request_parameters, run_context) as stream:
+        async with super().request_stream(
+            messages, self._bounded(model_settings), model_request_parameters, run_context
+        ) as stream:
             yield stream
+
+    def _bounded(self, settings: ModelSettings | None) -> ModelSettings | None:
+        """The settings, with the binding's bound on an answer where they have none."""
+        if self.terms.max_tokens is None:
+            return settings
+        return {"max_tokens": self.terms.max_tokens, **(settings or {})}
 
     def _say(self) -> None:
         told: dict[str, Any] = {

@@ -22,9 +22,11 @@ _STRUCTURE: Final = {
     Names.DECISION,
     Names.SPECIALIST,
     Names.OUTCOME,
+    Names.AGENT,
+    Names.TAKES,
+    Names.GIVES,
     "gen_ai.response.model",
     "gen_ai.provider.name",
-    "gen_ai.agent.name",
     "gen_ai.tool.name",
     "error.type",
 }
@@ -153,7 +155,7 @@ def without_content(record: SpanRecord) -> SpanRecord:
         "message": None,
         "attributes": {key: value for key, value in record["attributes"].items() if is_structure(record, key)},
         "events": [],
-        "links": [],
+        "links": [{**link, "attributes": {}} for link in record["links"]] if named_by_code(record) else [],
         "resource": {key: value for key, value in record["resource"].items() if key in _SOFTWARE},
     }
 

@@ -1,0 +1,95 @@
+"""What `hetero run` does with a crew."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+
+from ..crew import Crew, CrewRun
+from ..crew.human import said
+from ..errors import UserError
+from ..routing import Budget
+from . import common
+
+
+async def run_crew(crew: Crew, value: str, budget: Budget | None) -> CrewRun[Any]:
+    """Run a crew until one of its results is there, or until nobody has work.
+
+    Args:
+        crew: the crew.
+        value: the message to begin with: JSON, or text for its only field.
+        budget: what the run may spend.
+
+    Raises:
+        UserError: the value is no message that the crew begins with.
+    """
+    kinds = crew.entries
+    if not kinds:
+        raise UserError(f"Crew {crew.id!r} waits for no message from outside; run it from Python.")
+    try:
+        message = said(value, kinds)
+    except UserError as error:
+        raise UserError(
+            f"{str(error)[:-1]}; crew {crew.id!r} begins with {' or '.join(k.__name__ for k in kinds)}."
+        ) from error
+
+    def result(content: object) -> bool:
+        return isinstance(content, crew.gives)
+
+    return await crew.run(message, until=result if crew.gives else None, budget=budget)
+
+
+def print_run(run: CrewRun[Any], *, as_json: bool) -> bool:
+    """Print the result of a run, or all that there is where it did not get there; return whether it did."""
+    done = run.ended == ("until" if run.until else "idle")
+    messages = [
+        {
+            "id": message.id,
+            "type": message.kind.__name__,
+            "role": message.role,
+            "round": message.round,
+            "caused_by": message.caused_by,
+            "content": to_jsonable_python(message.content),
+        }
+        for message in run.messages
+    ]
+    if as_json:
+        output = to_jsonable_python(run.output) if run.ended == "until" else None
+        common.print_json(
+            {
+                "output": output,
+                "ended": run.ended,
+                "why": run.why,
+                "rounds": run.rounds,
+                "spent": asdict(run.spent),
+                "failures": [asdict(failure) for failure in run.failures],
+                "messages": messages,
+                "trace": run.trace_id,
+            }
+        )
+        return done
+    if run.ended == "until":
+        common.out.print_json(data=to_jsonable_python(run.output), indent=2)
+    else:
+        for message in messages:
+            common.out.print(f"{message['type']}#{message['id']} by {message['role'] or 'you'}", markup=False)
+    for failure in run.failures:
+        common.err.print(f"{failure.role} failed: {failure.error}", markup=False, soft_wrap=True)
+    spent = run.spent
+    money = f", ${spent.money:.4f}" if spent.money else ""
+    unpriced = f" ({spent.unpriced} calls have no known price)" if spent.unpriced else ""
+    common.err.print(
+        f"{run.rounds} rounds, {spent.calls} model calls, {spent.tokens} tokens{money}{unpriced}, {spent.seconds:.1f} s: {run.why}",
+        markup=False,
+        soft_wrap=True,
+    )
+    common.err.print(f"trace {run.trace_id}")
+    return done
+
+
+def budget_of(money: float | None, tokens: int | None, calls: int | None, seconds: float | None) -> Budget | None:
+    """Return what the options say; None where they say nothing."""
+    said_so = (money, tokens, calls, seconds)
+    return None if said_so == (None,) * 4 else Budget(*said_so)

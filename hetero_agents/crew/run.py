@@ -1,0 +1,291 @@
+"""A run of a crew: rounds until nobody has work, what was asked for is there, or a limit is met."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar, cast
+
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode
+
+from ..errors import BudgetError, CrewError
+from ..routing import Ledger, Spent
+from ..slots import registry
+from ..slots.agency import record_outcome, rooted
+from ..spans import Names
+from .board import Board, Call
+from .message import Message, RoleFailed, To
+from .role import Role
+
+T = TypeVar("T")
+
+Until = type | Callable[[Any], bool]
+
+Ended = Literal["until", "idle", "max_rounds", "budget", "failed"]
+
+GRACE = 5.0
+"""Seconds that a role has to end once it is cancelled; afterwards nobody waits for it."""
+
+
+@dataclass
+class CrewRun(Generic[T]):
+    """A run, ended or stopped: everything that was published, and why it went no further."""
+
+    crew: str
+    board: Board = field(repr=False)
+    until: Until | None = field(default=None, repr=False)
+    ended: Ended = "idle"
+    """`until`: what was asked for is there; `idle`: nobody has work; a limit; or `failed`."""
+    why: str = ""
+    """The same in a sentence."""
+    rounds: int = 0
+    spent: Spent = field(default_factory=Spent)
+    """What its model calls took: of slots, and of agents with `Slots()`."""
+    failures: list[RoleFailed] = field(default_factory=list[RoleFailed])
+    """Of roles that go on after errors."""
+    trace_id: str = ""
+    """32 hexadecimal digits; `hetero traces` takes it."""
+
+    @property
+    def messages(self) -> Sequence[Message[Any]]:
+        """All messages in their order, with who published them and why."""
+        return self.board.messages
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        """Return the contents of a type, oldest first."""
+        return [message.content for message in self.messages if isinstance(message.content, kind)]
+
+    @property
+    def output(self) -> T:
+        """The first message that the run was to work until.
+
+        Raises:
+            CrewError: there is none; the sentence says why the run ended.
+        """
+        for message in self.messages:
+            if message.round and _meets(self.until, message.content):
+                return cast(T, message.content)
+        error = CrewError(f"Crew {self.crew} did not give what it was asked for: {self.why}")
+        error.run = self
+        raise error
+
+
+@dataclass
+class _Made:
+    """What became of a call: what it published, why it failed, or neither where it was not made for want of budget."""
+
+    contents: Sequence[Any] = ()
+    failed: Exception | None = None
+    unmade: bool = False
+    span: Any = None
+
+
+@dataclass
+class Rounds:
+    """What makes the rounds of one run."""
+
+    crew: str
+    roles: Mapping[str, Role]
+    name_of: Callable[[str | Callable[..., Awaitable[Any]]], str]
+    ledger: Ledger
+    at_once: int
+
+    async def run(
+        self, messages: Sequence[object], until: Until | None, max_rounds: int, before: CrewRun[Any] | None
+    ) -> CrewRun[Any]:
+        """Make rounds, as `Crew.run` says."""
+        self._gate = asyncio.Semaphore(self.at_once)
+        self._gates = {name: asyncio.Semaphore(role.at_once) for name, role in self.roles.items() if role.at_once}
+        self._tracer = registry.app.tracing.tracer
+        board = before.board if before else Board(self.roles)
+        run = CrewRun[Any](self.crew, board, until, rounds=before.rounds if before else 0)
+        run.failures = list(before.failures) if before else []
+        with rooted(self._tracer, self.crew) as root:
+            context = root.get_span_context()
+            run.trace_id = f"{context.trace_id:032x}"
+            for content in messages:
+                board.publish(Message(len(board.messages), content, None, 0, (), span=context))
+            try:
+                last = run.rounds + max_rounds
+                while not run.why:
+                    await self._round(run, last)
+            finally:
+                run.spent = self.ledger.spent
+            if until is not None and run.ended in ("idle", "max_rounds"):
+                record_outcome(root, ok=False)
+        return run
+
+    async def _round(self, run: CrewRun[Any], last: int) -> None:
+        """Make one round, and say in the run whether it was the last."""
+        board = run.board
+        if run.rounds >= last:
+            run.ended, run.why = "max_rounds", f"it has made {run.rounds} rounds, as many as it may."
+            return
+        calls = board.take()
+        if not calls:
+            held = "; ".join(board.waiting())
+            run.ended, run.why = "idle", f"nobody has work{f': {held}' if held else ''}."
+            return
+        run.rounds += 1
+        with self._tracer.start_as_current_span(
+            f"round {run.rounds}", attributes={Names.ROUND: run.rounds}, kind=SpanKind.INTERNAL
+        ):
+            made = await self._make(calls, run.rounds)
+        first = len(board.messages)
+        stopped: _Made | None = None
+        who = ""
+        for call, done in zip(calls, made, strict=True):
+            if done.unmade:
+                board.give_back(call)
+            elif done.failed is not None and call.role.on_error == "stop":
+                board.give_back(call)
+                stopped, who = stopped or done, who or call.key
+            self._publish(run, call, done)
+        if stopped is not None:
+            run.ended, run.why = "failed", f"{who} failed: {_sentence(stopped.failed)}"
+            run.spent = self.ledger.spent
+            error = CrewError(f"Crew {run.crew} stopped in round {run.rounds}: {run.why}")
+            error.run = run
+            raise error from stopped.failed
+        if any(_meets(run.until, message.content) for message in board.messages[first:]):
+            run.ended, run.why = "until", f"what was asked for is there after round {run.rounds}."
+        elif self.ledger.refused or any(done.unmade for done in made):
+            run.ended, run.why = "budget", self.ledger.refused or "its budget of seconds is spent; give more to go on."
+
+    async def _make(self, calls: Sequence[Call], number: int) -> list[_Made]:
+        """Make the calls of a round in parallel; those that the budget of seconds cuts off are unmade."""
+        tasks = [asyncio.create_task(self._call(call, number)) for call in calls]
+        try:
+            await asyncio.wait(tasks, timeout=self.ledger.seconds_left)
+        finally:
+            late = [task for task in tasks if task.cancel()]
+            if late:
+                await asyncio.wait(late, timeout=GRACE)
+        return [task.result() if task.done() and not task.cancelled() else _Made(unmade=True) for task in tasks]
+
+    async def _call(self, call: Call, number: int) -> _Made:
+        gate = self._gates.get(call.role.name)
+        if gate is None:
+            async with self._gate:
+                return await self._ask(call, number)
+        async with gate, self._gate:
+            return await self._ask(call, number)
+
+    async def _ask(self, call: Call, number: int) -> _Made:
+        """Call a role inside its span; an exception is what became of it."""
+        role = call.role
+        attributes: dict[str, Any] = {
+            Names.OPERATION: "invoke_agent",
+            Names.AGENT: role.name,
+            Names.ROUND: number,
+            Names.TAKES: [message.label for message in call.messages],
+        }
+        links = [Link(message.span) for message in call.messages if message.span is not None]
+        with self._tracer.start_as_current_span(
+            f"invoke_agent {role.name}",
+            attributes=attributes,
+            links=links,
+            kind=SpanKind.INTERNAL,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                value = await _within(role.function(**call.arguments), role.timeout)
+                contents = self._contents(role, value)
+            except BudgetError as error:
+                span.set_status(Status(StatusCode.ERROR, str(error)))
+                return _Made(unmade=True, span=span.get_span_context())
+            except Exception as error:
+                span.record_exception(error)
+                span.set_status(Status(StatusCode.ERROR, _sentence(error)))
+                return _Made(failed=error, span=span.get_span_context())
+            span.set_attribute(Names.GIVES, [type(_content(item)).__name__ for item in contents])
+            return _Made(contents, span=span.get_span_context())
+
+    def _contents(self, role: Role, value: Any) -> list[Any]:
+        """What a role published.
+
+        Raises:
+            CrewError: it is not what the return type says.
+        """
+        items = cast("list[Any]", value) if isinstance(value, list) else [value]
+        said = [item for item in items if item is not None]
+        wrong = [item for item in said if not isinstance(_content(item), role.gives)]
+        if isinstance(value, list) and not role.many:
+            wrong = [cast("list[Any]", value)]
+        if (not said and not role.silent) or wrong:
+            what = type(_content(wrong[0])).__name__ if wrong else "nothing"
+            says = " or ".join(kind.__name__ for kind in role.gives) or "None"
+            raise CrewError(f"{role.name} returned {what}, and its return type says {says}.")
+        for item in said:
+            if isinstance(item, To):
+                self._addressees(role, cast("To[Any]", item))
+        return said
+
+    def _addressees(self, role: Role, item: To[Any]) -> tuple[str, ...]:
+        """The names of whom a message is for.
+
+        Raises:
+            CrewError: one is no role, or does not take the message.
+        """
+        names = tuple(self.name_of(each) for each in item.roles)
+        for name in names:
+            if name not in self.roles:
+                raise CrewError(f"{role.name} addressed a message to {name}, which is no role of {self.crew}.")
+            if not isinstance(item.content, self.roles[name].trigger.kinds):
+                raise CrewError(
+                    f"{role.name} addressed {type(item.content).__name__} to {name}, which takes {self.roles[name].trigger.words}."
+                )
+        return names
+
+    def _publish(self, run: CrewRun[Any], call: Call, done: _Made) -> None:
+        contents = list(done.contents)
+        taken = tuple(message.id for message in call.messages)
+        if done.failed is not None and call.role.on_error == "go_on":
+            failure = RoleFailed(call.role.name, _sentence(done.failed), taken)
+            run.failures.append(failure)
+            contents = [failure]
+        for item in contents:
+            to = self._addressees(call.role, cast("To[Any]", item)) if isinstance(item, To) else ()
+            message = Message(
+                len(run.messages), _content(item), call.role.name, run.rounds, taken, to=to, span=done.span
+            )
+            run.board.publish(message)
+
+
+async def _within(asked: Awaitable[Any], seconds: float | None) -> Any:
+    """Await a role, for some seconds at most, whatever it does when it is cancelled."""
+    if seconds is None:
+        return await asked
+
+    async def ask() -> Any:
+        return await asked
+
+    task = asyncio.ensure_future(cast("Coroutine[Any, Any, Any]", ask()))
+    try:
+        done, _ = await asyncio.wait([task], timeout=seconds)
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait([task], timeout=GRACE)
+        raise
+    if done:
+        return task.result()
+    task.cancel()
+    await asyncio.wait([task], timeout=GRACE)
+    raise CrewError(f"no answer in {seconds:g} s.")
+
+
+def _content(item: Any) -> Any:
+    return cast("To[Any]", item).content if isinstance(item, To) else item
+
+
+def _meets(until: Until | None, content: Any) -> bool:
+    if until is None:
+        return False
+    return isinstance(content, until) if isinstance(until, type) else bool(until(content))
+
+
+def _sentence(error: Exception | None) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0] if isinstance(error, CrewError) else f"{type(error).__name__}: {text.splitlines()[0]}"
