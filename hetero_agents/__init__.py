@@ -25,7 +25,7 @@ from .errors import (
     UnknownNameError,
     UserError,
 )
-from .routing import Budget, Ledger, Spent
+from .routing import Budget, Ledger, Spent, effect
 from .slots import CodeAgent, Slot, SlotResult, Slots, code_agent, registry, slot, subject, workflow_outcome
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "UnknownNameError",
     "UserError",
     "code_agent",
+    "effect",
     "flush",
     "slot",
     "subject",

@@ -103,6 +103,7 @@ def test_the_public_names_are_these() -> None:
         "UnknownNameError",
         "UserError",
         "code_agent",
+        "effect",
         "flush",
         "slot",
         "subject",

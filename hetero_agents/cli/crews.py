@@ -2,43 +2,78 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import Any
 
+import typer
 from pydantic_core import to_jsonable_python
 
+from ..contract import compact_json
 from ..crew import Crew, CrewRun
+from ..crew.durable import Confirm, new_id
 from ..crew.human import said
 from ..errors import UserError
 from ..routing import Budget
+from ..slots import registry
 from . import common
 
 
-async def run_crew(crew: Crew, value: str, budget: Budget | None) -> CrewRun[Any]:
-    """Run a crew until one of its results is there, or until nobody has work.
+async def run_crew(crew: Crew, value: str | None, budget: Budget | None, resume: str | None) -> CrewRun[Any]:
+    """Run a crew until one of its results is there, or until nobody has work. It can be resumed where DBOS is installed.
 
     Args:
         crew: the crew.
         value: the message to begin with: JSON, or text for its only field.
         budget: what the run may spend.
+        resume: id of the run that goes on, or `last`.
 
     Raises:
         UserError: the value is no message that the crew begins with.
     """
-    kinds = crew.entries
-    if not kinds:
-        raise UserError(f"Crew {crew.id!r} waits for no message from outside; run it from Python.")
-    try:
-        message = said(value, kinds)
-    except UserError as error:
-        raise UserError(
-            f"{str(error)[:-1]}; crew {crew.id!r} begins with {' or '.join(k.__name__ for k in kinds)}."
-        ) from error
 
     def result(content: object) -> bool:
         return isinstance(content, crew.gives)
 
-    return await crew.run(message, until=result if crew.gives else None, budget=budget)
+    until = result if crew.gives else None
+    if resume is not None:
+        if value is not None:
+            raise UserError("A run that is resumed begins with what it began with; leave VALUE out.")
+        if resume == "last":
+            if not (known := await registry.app.runs.known()):
+                raise UserError("There is no run to resume; runs are kept for a week.")
+            resume = known[0]
+        return await crew.run(until=until, budget=budget, resume=resume, confirm=_confirm())
+    kinds = crew.entries
+    if not kinds:
+        raise UserError(f"Crew {crew.id!r} waits for no message from outside; run it from Python.")
+    try:
+        message = said(value or "", kinds)
+    except UserError as error:
+        raise UserError(
+            f"{str(error)[:-1]}; crew {crew.id!r} begins with {' or '.join(k.__name__ for k in kinds)}."
+        ) from error
+    if find_spec("dbos") is None:
+        common.err.print("This run cannot be resumed: pip install 'hetero_agents[durable]'.", markup=False)
+        return await crew.run(message, until=until, budget=budget)
+    run_id = new_id()
+    common.err.print(f"run {run_id}")  # now: whoever kills it knows what to resume
+    return await crew.run(message, until=until, budget=budget, durable=run_id, confirm=_confirm())
+
+
+def _confirm() -> Confirm | None:
+    """Ask on the terminal whether an effect has happened; None where there is none."""
+    if not sys.stdin.isatty():
+        return None
+
+    async def ask(name: str, key: Any) -> bool:
+        return await asyncio.to_thread(
+            typer.confirm, f"{name} {compact_json(key)} began before the run stopped. Has it happened?"
+        )
+
+    return ask
 
 
 def print_run(run: CrewRun[Any], *, as_json: bool) -> bool:
@@ -62,6 +97,7 @@ def print_run(run: CrewRun[Any], *, as_json: bool) -> bool:
                 "output": output,
                 "ended": run.ended,
                 "why": run.why,
+                "run": run.id,
                 "rounds": run.rounds,
                 "spent": asdict(run.spent),
                 "failures": [asdict(failure) for failure in run.failures],

@@ -29,7 +29,7 @@ def forget(
     as_json: Json = False,
 ) -> None:
     """Make all that was logged of a person unreadable for ever, with the data sets and specialists made from it."""
-    from ..distill.forget import empty_cache, nothing_distilled, traces_of
+    from ..distill.forget import delete_runs, empty_cache, nothing_distilled, traces_of
     from ..distill.forget import forget as run
 
     app, vault = open_vault()
@@ -40,6 +40,8 @@ def forget(
             hint = "nothing that is stored is of that person"
             if empty_cache(app.workspace):
                 hint += "; the cache of answers, which may have held some, was emptied"
+            if delete_runs(app.workspace):
+                hint += "; what durable runs kept, which may have held some, was deleted"
             raise UnknownNameError("subject", subject, (), hint=hint)
         kept = found.specialists if keep_specialists else []
         _announce(app.workspace.root, found, kept, common.err if as_json else common.out)
@@ -68,7 +70,9 @@ def _announce(root: Path, found: Traces, kept: Collection[str], console: Console
         console.print(sentence, soft_wrap=True, markup=False)
 
     runs = len({trace for trace, _ in found.spans})
-    say(f"{len(found.spans)} spans of {runs} runs lose their content for ever, and the cache of answers is emptied.")
+    say(
+        f"{len(found.spans)} spans of {runs} runs lose their content for ever; the cache of answers is emptied, and no durable run can be resumed."
+    )
     for folder in found.datasets:
         say(f"The data set {folder.relative_to(root)} is deleted.")
     for name in found.specialists:

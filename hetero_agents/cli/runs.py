@@ -83,6 +83,12 @@ def run(
     tokens: Annotated[int | None, typer.Option(help="Tokens that it may spend, input and output together.")] = None,
     calls: Annotated[int | None, typer.Option(help="Model calls that it may make.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Seconds that it may take.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            help="A crew's run that was stopped or killed: its id, or last; what it has done is not done again."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run something once, or once a line of a file; spans go to the vault."""
@@ -94,9 +100,11 @@ def run(
     if isinstance(found, Crew):
         if inputs is not None:
             raise UserError(f"{name} is a crew, which --inputs cannot run; give it one VALUE.")
-        if not crews.print_run(asyncio.run(crews.run_crew(found, value or "", budget)), as_json=as_json):
+        if not crews.print_run(asyncio.run(crews.run_crew(found, value, budget, resume)), as_json=as_json):
             raise typer.Exit(1)
         return
+    if resume is not None:
+        raise UserError(f"{name} is no crew; only a crew's run can be resumed.")
     runnable = found
     if inputs is not None:
         lines = [line for line in inputs.read_text("utf-8").splitlines() if line.strip()]

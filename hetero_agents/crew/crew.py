@@ -15,7 +15,8 @@ from pydantic_ai.agent import AbstractAgent
 from pydantic_core import to_json
 
 from ..errors import CrewDefinitionError, UserError
-from ..routing import Budget, Ledger, Spent
+from ..routing import Budget, Ledger
+from .durable import Confirm, kept_run
 from .graph import check_agreement, entries, mermaid
 from .human import Ask, said, terminal
 from .role import OnError, Role, role_of
@@ -201,6 +202,9 @@ class Crew:
         budget: Budget | None = None,
         at_once: int = AT_ONCE,
         go_on: CrewRun[Any] | None = None,
+        durable: bool | str = False,
+        resume: str | None = None,
+        confirm: Confirm | None = None,
     ) -> CrewRun[T]: ...
 
     @overload
@@ -212,6 +216,9 @@ class Crew:
         budget: Budget | None = None,
         at_once: int = AT_ONCE,
         go_on: CrewRun[Any] | None = None,
+        durable: bool | str = False,
+        resume: str | None = None,
+        confirm: Confirm | None = None,
     ) -> CrewRun[Any]: ...
 
     async def run(
@@ -222,6 +229,9 @@ class Crew:
         budget: Budget | None = None,
         at_once: int = AT_ONCE,
         go_on: CrewRun[Any] | None = None,
+        durable: bool | str = False,
+        resume: str | None = None,
+        confirm: Confirm | None = None,
     ) -> CrewRun[Any]:
         """Publish messages, and let the roles work until nobody has work or a limit is met.
 
@@ -231,7 +241,10 @@ class Crew:
             max_rounds: rounds at most.
             budget: what the run may spend; no model call begins that might break it.
             at_once: calls of roles at a time.
-            go_on: a run of this crew that stopped: it goes on where it was, and what it spent counts.
+            go_on: a run of this crew that stopped, in this process: it goes on where it was, and what it spent counts.
+            durable: keep what is done in `.hetero/runs.db`, so that the run can be resumed after a kill; a text is its id.
+            resume: id of a durable run: it begins with the messages that it began with, and what it has done is not done again.
+            confirm: asked with name and key of an `effect` that may have happened before the kill: whether it has.
 
         Returns:
             The run, whatever ended it but a failure.
@@ -239,23 +252,28 @@ class Crew:
         Raises:
             CrewDefinitionError: the roles do not fit together; all that is wrong, with names.
             CrewError: a role failed that does not go on after errors; `.run` is what there is until then.
+            UnknownNameError: there is no such run to resume.
+            HeteroError: an effect may have happened, and nobody can be asked.
         """
         if max_rounds < 1 or at_once < 1:
             raise UserError(
                 f"A run takes at least one round and one call at a time, not max_rounds={max_rounds}, at_once={at_once}."
             )
-        roles = self.roles
-        if not messages and go_on is None:
-            raise UserError(f"A run of crew {self.id!r} begins with a message; it takes {_names(self.entries)}.")
         if go_on is not None and go_on.crew != self.id:
             raise UserError(f"The run to go on with is one of crew {go_on.crew!r}, not of {self.id!r}.")
-        begun = go_on.board.messages if go_on else ()
-        started = [type(message) for message in messages] + [type(m.content) for m in begun if m.role is None]
-        wanted = (*self.gives, *((until,) if isinstance(until, type) else ()))
-        check_agreement(self.id, roles, started, wanted, ends_anyhow=until is not None and not isinstance(until, type))
-        ledger = Ledger(budget or Budget(), earlier=go_on.spent if go_on else Spent())
-        with ledger:
-            return await Rounds(self.id, roles, self.names_of, ledger, at_once).run(messages, until, max_rounds, go_on)
+        if resume is not None and (messages or go_on or durable):
+            raise UserError("A run that is resumed begins with the messages that it began with; give resume= alone.")
+        async with kept_run(self.id, self.roles, messages, go_on, durable, resume, confirm) as (run_id, begun, spent):
+            if not begun and go_on is None:
+                raise UserError(f"A run of crew {self.id!r} begins with a message; it takes {_names(self.entries)}.")
+            known = go_on.messages if go_on else ()
+            started = [type(message) for message in begun] + [message.kind for message in known if message.role is None]
+            wanted = (*self.gives, *((until,) if isinstance(until, type) else ()))
+            looked_at = until is not None and not isinstance(until, type)
+            check_agreement(self.id, self.roles, started, wanted, ends_anyhow=looked_at)
+            with Ledger(budget or Budget(), earlier=spent) as ledger:
+                rounds = Rounds(self.id, self.roles, self.names_of, ledger, at_once)
+                return await rounds.run(begun, until, max_rounds, go_on, run_id)
 
     def names_of(self, role: str | Callable[..., Awaitable[Any]]) -> str:
         """Return the name of a role that is given by name or as its function."""

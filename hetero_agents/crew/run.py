@@ -10,13 +10,14 @@ from typing import Any, Generic, Literal, TypeVar, cast
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from ..errors import BudgetError, CrewError
-from ..routing import Ledger, Spent
+from ..routing import Ledger, Spent, steps_now
 from ..slots import registry
 from ..slots.agency import record_outcome, rooted
 from ..spans import Names
 from .board import Board, Call
 from .message import Message, RoleFailed, To
 from .role import Role
+from .wire import dump, load
 
 T = TypeVar("T")
 
@@ -44,6 +45,8 @@ class CrewRun(Generic[T]):
     """What its model calls took: of slots, and of agents with `Slots()`."""
     failures: list[RoleFailed] = field(default_factory=list[RoleFailed])
     """Of roles that go on after errors."""
+    id: str | None = None
+    """What `resume=` takes, where the run is durable."""
     trace_id: str = ""
     """32 hexadecimal digits; `hetero traces` takes it."""
 
@@ -92,14 +95,19 @@ class Rounds:
     at_once: int
 
     async def run(
-        self, messages: Sequence[object], until: Until | None, max_rounds: int, before: CrewRun[Any] | None
+        self,
+        messages: Sequence[object],
+        until: Until | None,
+        max_rounds: int,
+        before: CrewRun[Any] | None,
+        run_id: str | None,
     ) -> CrewRun[Any]:
         """Make rounds, as `Crew.run` says."""
         self._gate = asyncio.Semaphore(self.at_once)
         self._gates = {name: asyncio.Semaphore(role.at_once) for name, role in self.roles.items() if role.at_once}
         self._tracer = registry.app.tracing.tracer
         board = before.board if before else Board(self.roles)
-        run = CrewRun[Any](self.crew, board, until, rounds=before.rounds if before else 0)
+        run = CrewRun[Any](self.crew, board, until, rounds=before.rounds if before else 0, id=run_id)
         run.failures = list(before.failures) if before else []
         with rooted(self._tracer, self.crew) as root:
             context = root.get_span_context()
@@ -191,8 +199,7 @@ class Rounds:
             set_status_on_exception=False,
         ) as span:
             try:
-                value = await _within(role.function(**call.arguments), role.timeout)
-                contents = self._contents(role, value)
+                contents = await self._published(call)
             except BudgetError as error:
                 span.set_status(Status(StatusCode.ERROR, str(error)))
                 return _Made(unmade=True, span=span.get_span_context())
@@ -202,6 +209,36 @@ class Rounds:
                 return _Made(failed=error, span=span.get_span_context())
             span.set_attribute(Names.GIVES, [type(_content(item)).__name__ for item in contents])
             return _Made(contents, span=span.get_span_context())
+
+    async def _published(self, call: Call) -> list[Any]:
+        """What a role publishes, or published before the run was resumed."""
+        role = call.role
+        if (steps := steps_now.get()) is None:
+            return self._contents(role, await _within(role.function(**call.arguments), role.timeout))
+        made: list[list[Any]] = []
+
+        async def make() -> Any:
+            try:
+                contents = self._contents(role, await _within(role.function(**call.arguments), role.timeout))
+                kept = [{**dump(_content(item)), "to": self._to(role, item)} for item in contents]
+            except BudgetError:
+                raise
+            except Exception as error:
+                if role.on_error == "stop":
+                    raise
+                return {"failed": _sentence(error)}  # what the others do next depends on it
+            made.append(contents)
+            return {"published": kept}
+
+        memory = call.memory.all() if call.memory else []
+        read = [[message.label, dump(message.content)] for message in (*call.messages, *memory)]
+        kept = await steps.step(role.name, [call.key, read], make)
+        if "failed" in kept:
+            raise CrewError(kept["failed"])
+        return made[0] if made else [To(load(item, role.gives), *item["to"]) for item in kept["published"]]
+
+    def _to(self, role: Role, item: Any) -> tuple[str, ...]:
+        return self._addressees(role, cast("To[Any]", item)) if isinstance(item, To) else ()
 
     def _contents(self, role: Role, value: Any) -> list[Any]:
         """What a role published.
@@ -219,8 +256,7 @@ class Rounds:
             says = " or ".join(kind.__name__ for kind in role.gives) or "None"
             raise CrewError(f"{role.name} returned {what}, and its return type says {says}.")
         for item in said:
-            if isinstance(item, To):
-                self._addressees(role, cast("To[Any]", item))
+            self._to(role, item)
         return said
 
     def _addressees(self, role: Role, item: To[Any]) -> tuple[str, ...]:
@@ -247,7 +283,7 @@ class Rounds:
             run.failures.append(failure)
             contents = [failure]
         for item in contents:
-            to = self._addressees(call.role, cast("To[Any]", item)) if isinstance(item, To) else ()
+            to = self._to(call.role, item)
             message = Message(
                 len(run.messages), _content(item), call.role.name, run.rounds, taken, to=to, span=done.span
             )

@@ -111,12 +111,20 @@ def empty_cache(workspace: Workspace) -> bool:
     return True
 
 
+def delete_runs(workspace: Workspace) -> bool:
+    """Delete what durable runs have kept, and return whether there was any. One that goes on cannot be resumed afterwards."""
+    found = list(workspace.state_dir.glob("runs.db*"))
+    for path in found:
+        path.unlink(missing_ok=True)
+    return bool(found)
+
+
 def forget(
     workspace: Workspace, vault: SealedVault, person: str, found: Traces, *, keep: Collection[SpecialistId] = ()
 ) -> list[SpecialistId]:
     """Forget a person, the keys last: whatever ends it before, it can be done again.
 
-    The cache of answers, which does not say whose they are, is emptied.
+    The cache of answers and what durable runs keep, which do not say whose they are, are emptied.
 
     Args:
         workspace: where data sets and specialists are.
@@ -150,5 +158,6 @@ def forget(
         )  # hashes of what was compared, by which a guess could be checked
         data.unlink()  # last: by it an interrupted forgetting is found again
     empty_cache(workspace)
+    delete_runs(workspace)
     vault.forget(person)
     return demoted

@@ -9,6 +9,7 @@ from .confidence import Signals, calibrated, scaled, signals_of
 from .evidence import ALPHA, wealth_against_bad, wealth_against_good
 from .ledger import Budget, Ledger, Spent, Terms, ledger_now, spending
 from .state import Seen, State, Watched
+from .steps import Steps, effect, paid_step, steps_now
 
 __all__ = [
     "ALPHA",
@@ -28,6 +29,7 @@ __all__ = [
     "Signals",
     "Spent",
     "State",
+    "Steps",
     "Terms",
     "Watched",
     "agrees",
@@ -35,12 +37,15 @@ __all__ = [
     "ask",
     "attempt",
     "calibrated",
+    "effect",
     "hold",
     "ledger_now",
+    "paid_step",
     "recall",
     "scaled",
     "signals_of",
     "spending",
+    "steps_now",
     "vote",
     "wealth_against_bad",
     "wealth_against_good",

@@ -5,22 +5,28 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import os
 import secrets
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..bindings import Binding, Config, ModelConfig, Specialist, SpecialistId, Workspace
 from ..bindings.config import Tier
 from ..contract import Sha256
 from ..engines import Engines
-from ..errors import HeteroError
+from ..errors import HeteroError, MissingExtraError
 from ..routing import AnswerCache, Aside, Link, State, Terms
 from ..spans import Keep, Redact, SealedVault, SpanRecord, Tracing, Vault, without_content
 from ..spans.redaction import RedactionSettings, RedactionWorker, redaction_is_installed
+
+if TYPE_CHECKING:
+    from ..routing.runs import RunStore
 
 _log = logging.getLogger("hetero_agents")
 
@@ -92,6 +98,20 @@ class App:
         atexit.register(app.close)
         return app
 
+    @cached_property
+    def runs(self) -> RunStore:
+        """What durable runs have done, opened at its first use.
+
+        Raises:
+            MissingExtraError: DBOS is not installed.
+        """
+        try:
+            from ..routing.runs import RunStore
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("A run that resumes", "durable") from error
+        key = self.vault.agent_key() if isinstance(self.vault, SealedVault) else secrets.token_bytes(32)
+        return RunStore(self.workspace.state_dir / "runs.db", key, postgres=os.environ.get("HETERO_RUNS"))
+
     def chain(self, binding: Binding, *, canary: bool = False) -> list[Link]:
         """Return a binding's models as links of a chain.
 
@@ -137,6 +157,8 @@ class App:
         """Flush the spans and stop every server."""
         atexit.unregister(self.close)
         self.aside.close()
+        if "runs" in self.__dict__:
+            self.runs.close()
         self.tracing.close()
         if self.redaction:
             self.redaction.close()

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from opentelemetry.trace import get_current_span
+from pydantic import TypeAdapter
 from pydantic_ai import FunctionToolset, RunContext
 from pydantic_ai.capabilities import (
     AbstractCapability,
@@ -19,7 +20,7 @@ from pydantic_ai.capabilities import (
     WrapRunHandler,
 )
 from pydantic_ai.exceptions import FallbackExceptionGroup, ModelAPIError, UnexpectedModelBehavior
-from pydantic_ai.messages import ModelMessage, ModelResponse
+from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse
 from pydantic_ai.models import (
     Model,
     ModelRequestContext,
@@ -35,13 +36,17 @@ from pydantic_ai.toolsets import AgentToolset
 
 from ..contract import SlotId
 from ..errors import EngineError, ReplayMissError, SlotDefinitionError
-from ..routing import Link, Terms, spending
+from ..routing import Link, Terms, paid_step, spending, steps_now
 from ..spans import Names
 from .agency import root_span
 from .registry import registry
 from .slot import Slot
 
 PREFIX = "slot:"
+
+_ANY: TypeAdapter[Any] = TypeAdapter(Any)
+
+_NEW_EACH_TIME = ("timestamp", "run_id", "conversation_id")
 
 
 class Slots(CombinedCapability[Any]):
@@ -123,7 +128,25 @@ class _Binder(AbstractCapability[Any]):
     async def wrap_model_request(
         self, ctx: RunContext[Any], *, request_context: ModelRequestContext, handler: WrapModelRequestHandler
     ) -> ModelResponse:
-        asked = request_context
+        if (steps := steps_now.get()) is None:
+            return await self._ask(request_context, handler)
+        asked, made = request_context, list[ModelResponse]()
+
+        async def ask() -> Any:
+            made.append(await self._ask(asked, handler))
+            return ModelMessagesTypeAdapter.dump_python([made[0]], mode="json")
+
+        key = _stable(
+            [
+                asked.model.model_name,
+                ModelMessagesTypeAdapter.dump_python(list(asked.messages), mode="json"),
+                _ANY.dump_python([asked.model_settings, asked.model_request_parameters], mode="json", fallback=str),
+            ]
+        )
+        kept = await paid_step(steps, (ctx.agent and ctx.agent.name) or "agent", key, ask)
+        return made[0] if made else cast(ModelResponse, ModelMessagesTypeAdapter.validate_python(kept)[0])
+
+    async def _ask(self, asked: ModelRequestContext, handler: WrapModelRequestHandler) -> ModelResponse:
         with spending(
             _terms(asked.model), asked.model, asked.messages, asked.model_settings, asked.model_request_parameters
         ) as settle:
@@ -139,6 +162,13 @@ class _Binder(AbstractCapability[Any]):
                 return await handler()
             except FallbackExceptionGroup as group:
                 raise EngineError(f"No model answered ({'; '.join(map(str, group.exceptions))}).") from group
+
+
+def _stable(value: Any) -> Any:
+    """A request without what is new each time that it is made."""
+    if isinstance(value, dict):
+        return {key: _stable(part) for key, part in cast("dict[str, Any]", value).items() if key not in _NEW_EACH_TIME}
+    return [_stable(part) for part in cast("list[Any]", value)] if isinstance(value, list) else value
 
 
 def _terms(model: Model) -> list[Terms]:

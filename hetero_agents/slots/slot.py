@@ -8,7 +8,7 @@ import contextvars
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
@@ -19,7 +19,7 @@ from ..bindings import Binding
 from ..bindings.config import Tier
 from ..contract import Contract, Sha256, SlotId, check_shape, compact_json, sha256_of
 from ..errors import SlotDefinitionError, UserError
-from ..routing import Answer, Check, Kept, Route, ask, recall
+from ..routing import Answer, Check, Kept, Route, ask, paid_step, recall, steps_now
 from ..spans import Names, subject_now
 from .beside import chance, compare_later
 from .registry import name_in_module, registry
@@ -123,7 +123,7 @@ class Slot(Generic[P, R]):
             f"slot {self.id}", attributes=attributes, kind=SpanKind.INTERNAL
         ) as span:
             with app.aside.call():
-                answer = await self._answer(app, binding, arguments, question)
+                answer = await self._once(app, binding, arguments, question)
             made, route = answer.attempt, answer.route
             told: dict[str, Any] = {
                 Names.OUTPUT: compact_json(contract.dump_output(made.output)),
@@ -147,6 +147,26 @@ class Slot(Generic[P, R]):
             trace_id=f"{context.trace_id:032x}",
             span_id=f"{context.span_id:016x}",
         )
+
+    async def _once(self, app: App, binding: Binding, arguments: Mapping[str, Any], question: str) -> Answer:
+        """Ask, unless the run in which it is asked was resumed and has the answer."""
+        if (steps := steps_now.get()) is None:
+            return await self._answer(app, binding, arguments, question)
+        contract = self.contract
+        asked: list[Answer] = []
+
+        async def ask() -> Any:
+            answer = await self._answer(app, binding, arguments, question)
+            asked.append(answer)
+            return asdict(_kept(contract, answer))
+
+        kept = await paid_step(steps, self.id, [contract.sha256, question], ask)
+        if asked:
+            return asked[0]
+        answer = await recall(Kept(**kept), contract, arguments, checks=self.checks)
+        if answer is None:  # a check was changed since
+            return await self._answer(app, binding, arguments, question)
+        return replace(answer, route=replace(answer.route, reason="the run had it when it was resumed"))
 
     async def _answer(self, app: App, binding: Binding, arguments: Mapping[str, Any], question: str) -> Answer:
         """Ask the chain, or the cache where the slot has one; the question is the arguments as JSON text."""
@@ -179,11 +199,8 @@ class Slot(Generic[P, R]):
         )
         made, route = answer.attempt, answer.route
         # What another model answered while the first one could not is for this call alone.
-        if asked and route.decision == "kept":
-            output = contract.dump_output(made.output)
-            kept = Kept(output, made.model, route.binding, route.specialist, answer.trainable, made.confidence)
-            if contract.comes_back(made.output, arguments):
-                app.cache.keep(kept, entry.cache_seconds, *asked)
+        if asked and route.decision == "kept" and contract.comes_back(made.output, arguments):
+            app.cache.keep(_kept(contract, answer), entry.cache_seconds, *asked)
         return answer
 
     def sync(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -261,6 +278,12 @@ class Slot(Generic[P, R]):
         self.checks.append(check)
         self.checks_sha256 = sha256_of([self.checks_sha256, source_of(verifier)])
         return verifier
+
+
+def _kept(contract: Contract, answer: Answer) -> Kept:
+    made, route = answer.attempt, answer.route
+    output = contract.dump_output(made.output)
+    return Kept(output, made.model, route.binding, route.specialist, answer.trainable, made.confidence)
 
 
 def source_of(function: Callable[..., Any]) -> str:
