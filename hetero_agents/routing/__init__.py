@@ -7,10 +7,12 @@ from .cache import AnswerCache, Kept
 from .chain import Answer, Link, Route, alone, ask, recall
 from .confidence import Signals, calibrated, scaled, signals_of
 from .evidence import ALPHA, wealth_against_bad, wealth_against_good
+from .meaning import REMEMBERED, Nearest, Question, packed, question_of
 from .state import Seen, State, Watched
 
 __all__ = [
     "ALPHA",
+    "REMEMBERED",
     "Answer",
     "AnswerCache",
     "Aside",
@@ -20,6 +22,8 @@ __all__ = [
     "CheckBroke",
     "Kept",
     "Link",
+    "Nearest",
+    "Question",
     "Route",
     "Seen",
     "Signals",
@@ -31,6 +35,8 @@ __all__ = [
     "attempt",
     "calibrated",
     "hold",
+    "packed",
+    "question_of",
     "recall",
     "scaled",
     "signals_of",
