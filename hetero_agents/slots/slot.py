@@ -46,7 +46,7 @@ class SlotResult(Generic[R]):
     route: Route
     """Through which models the call went, and why."""
     confidence: float | None
-    """Probability that the answer is right, where its specialist has a certificate; else the product of its token probabilities.
+    """Probability that the answer is right, where a specialist or a cache by meaning gave it under a certificate; else the product of its token probabilities.
 
     0 to 1; None where the engine gives no probabilities.
     """

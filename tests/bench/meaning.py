@@ -1,6 +1,6 @@
-"""What a cache by meaning gives on real requests: the tool desk's `choose`, answered by its answer key, with nobody before the cache.
+"""What a cache by meaning gives on real calls, answered by answer keys, with nobody before the cache: the tool desk's `choose`, `same_product`.
 
-Certified as `hetero distill desk.choose --cache-only` does it. Beside it, on the calls that prove: at each likeness, how many have an
+Certified as `hetero distill SLOT --cache-only` does it. Beside it, on the calls that prove: at each likeness, how many have an
 earlier question that is so near, and how often its answer is wrong; and what a look-up costs.
 
     python -m tests.bench.meaning [--budgets 0.05 0.1 0.2]
@@ -15,9 +15,13 @@ import random
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+from examples.narrow_tasks.shop import same_product
+from examples.narrow_tasks.work import Call, product_calls
 from examples.tool_desk.desk import choose
-from examples.tool_desk.work import answer_lines, load_items
+from examples.tool_desk.work import load_items
+from hetero_agents import Slot
 from hetero_agents.bindings import Workspace
 from hetero_agents.cli.common import certificate_text
 from hetero_agents.distill import wilson
@@ -30,13 +34,9 @@ from hetero_agents.testing import MemoryVault
 
 TOML = """
 [models]
-big = {{ model = "replay:answers.jsonl", train_on_outputs = true }}
+big = { model = "replay:answers.jsonl", train_on_outputs = true }
 [tiers]
-llm = {{ model = "big" }}
-[slots."desk.choose"]
-cache = "semantic"
-split_by = "request"
-error_budget = {budget}
+llm = { model = "big" }
 [privacy]
 content = "raw"
 """
@@ -54,26 +54,36 @@ def main() -> None:
 
 
 async def _measure(root: Path, budgets: list[float]) -> None:
-    items = load_items()
-    (root / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in answer_lines(items)))
-    (root / "hetero.toml").write_text(TOML.format(budget=budgets[0]))
+    requests = [({"request": item.request, "tools": list(item.tools)}, item.tool) for item in load_items()]
+    work: list[tuple[Slot[..., Any], list[Call]]] = [(choose, requests), (same_product, product_calls())]
+    lines = [{"slot": slot.id, "input": values, "output": answer} for slot, calls in work for values, answer in calls]
+    (root / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (root / "hetero.toml").write_text(TOML)  # without a cache while the calls come in
     app = App.of(Workspace(root), MemoryVault())
-    app.not_embedding = True  # while the data comes in
     registry.use(app)
     try:
-        for item in items:
-            await choose(item.request, list(item.tools))
-        compare, dataset = await comparator_of(app, choose), curated(app, choose)
-        found = await trial(app, choose, dataset, compare, lambda step, done, total: None)
-        proving = list(found.proving.values())
-        print(f"{len(items)} calls; {len(found.fixing)} fix, {len(proving)} prove; parts split by {dataset.split_key}")
-        for least in LIKENESSES:
-            print(_at(least, proving))
-        for budget in budgets:
-            (root / "hetero.toml").write_text(TOML.format(budget=budget))
-            print(certificate_text(cache_lock(app, choose, found, f"answers of {dataset.teacher}").certificate))
+        for slot, calls in work:
+            for values, _ in calls:
+                await slot(**values)
+            _cached(root, slot, budgets[0])
+            compare, dataset = await comparator_of(app, slot), curated(app, slot)
+            found = await trial(app, slot, dataset, compare, lambda step, done, total: None)
+            proving = list(found.proving.values())
+            print(f"{slot.id}: {len(calls)} calls; {len(found.fixing)} fix, {len(proving)} prove")
+            for least in LIKENESSES:
+                print(_at(least, proving))
+            for budget in budgets:
+                _cached(root, slot, budget)
+                print(certificate_text(cache_lock(app, slot, found, f"answers of {dataset.teacher}").certificate))
     finally:
         app.close()
+
+
+def _cached(root: Path, slot: Slot[..., Any], budget: float) -> None:
+    """Give a slot a cache by meaning and an error budget."""
+    entry = f'[slots."{slot.id}"]\ncache = "semantic"\nerror_budget = {budget}\n'
+    entry += 'split_by = "request"\n' if slot is choose else ""  # as the example has it
+    (root / "hetero.toml").write_text(TOML + entry)
 
 
 def _at(least: float, proving: list[Tried]) -> str:
