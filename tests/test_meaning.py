@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import zlib
@@ -243,6 +244,24 @@ def test_without_embeddings_calls_go_on_and_one_sentence_says_it(
     assert said_ == ["Nothing is answered by meaning: The wheel cannot be fetched."]
 
 
+def test_a_call_does_not_wait_longer_for_an_embedding_than_for_a_model(
+    open_app: OpenApp, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = named()
+    app = opened(open_app, name, answers("a", "b"), CACHED + "timeout = 0.2\n")
+    embed = app.engines.embed
+
+    async def never(texts: Sequence[str]) -> list[list[float]]:
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(app.engines, "embed", never)
+    assert name.sync("delivery now") == "a"
+    monkeypatch.setattr(app.engines, "embed", embed)
+    assert [name.sync(f"delivery {when}") for when in ("today", "soon")] == ["b", "b"]
+    assert caplog.records == []
+
+
 # -- by what right -----------------------------------------------------------------------------------
 
 
@@ -407,7 +426,7 @@ def test_what_is_forgotten_is_forgotten_by_running_processes_too(open_app: OpenA
 async def ask_all(declared: Slot[[str], str], topics: int, each: int) -> None:
     for topic in range(topics):
         for variation in range(each):
-            await declared(f"topic{topic} {variation * 7919}")
+            await declared(f"topic{topic} {hashlib.sha256(bytes([topic, variation])).hexdigest()}")
 
 
 def said_of(right: bool) -> Answers:
@@ -425,13 +444,13 @@ def said_of(right: bool) -> Answers:
 
 
 def filled(open_app: OpenApp, right: bool, toml: str = CACHED) -> tuple[App, Slot[[str], str]]:
-    """Return a workspace with calls of many topics, each in a few words."""
+    """Return a workspace with calls of a few topics, each in many words, so that they are no near-duplicates."""
     name, big = named(), said_of(right)
     app = open_app({}, toml)
     app.engines = Meanings(app.workspace.root, models={"fake:big": big})
     app.not_embedding = True
     app.workspace.add_cache(cache_of(name, app))  # so that nothing is said while the calls come
-    asyncio.run(ask_all(name, 100, 6))
+    asyncio.run(ask_all(name, 10, 60))
     app.not_embedding = False
     return app, name
 
@@ -450,6 +469,16 @@ def test_where_the_nearest_question_has_the_right_answer_that_is_certified_witho
     assert shown.wrong == 0 and shown.upper_bound <= 0.1
     assert name.sync("topic1 first") == "topic1"
     assert asyncio.run(name.run("topic1 second")).route.decision == "cached"
+
+
+def test_a_cache_is_certified_at_any_degree_of_filling(open_app: OpenApp) -> None:
+    """In a full cache each question has one of its topic; in a young one the nearest is of another, and no answer."""
+    app, name = filled(open_app, right=True)
+    compare, dataset = asyncio.run(comparator_of(app, name)), curated(app, name)
+    found = asyncio.run(trial(app, name, dataset, compare, silent))
+    far = [t for t in found.proving.values() if t.signals is None or t.signals["likeness"] < 0.5]
+    assert 0.1 < len(far) / len(found.proving) < 0.9
+    assert sum(t.wrong for t in far) > len(far) / 2
 
 
 def test_where_it_has_another_answer_nothing_is_certified(open_app: OpenApp) -> None:

@@ -3,7 +3,8 @@
 The remembered questions are calls with the teacher's answers. To each call that is tried, the nearest of them gives its answer,
 and the likeness of both says how sure that is. Near-duplicates are what such a cache lives on and errs on, so a call's own cluster must not be kept
 from it: of each part a half of the calls, drawn by hash, is tried, and the others are remembered, as earlier calls are when a
-new one comes. Select and certify fix calibrator and thresholds, test proves: a specialist that answers before the cache has been chosen and
+new one comes. A cache with few questions errs more, since the nearest is far: so a tried call finds any number of them, from one to all, each
+order of magnitude as often. Select and certify fix calibrator and thresholds, test proves: a specialist that answers before the cache has been chosen and
 certified on the first two, so that which of their calls it passes on is no fair draw any more.
 """
 
@@ -51,6 +52,11 @@ class _Asked:
         """Whether the call is tried; else it is remembered."""
         return self.part != "train" and int(self.example.key[-1], 16) % 2 == 0
 
+    @property
+    def comes(self) -> float:
+        """When a tried call comes, from 0, to a cache with one call, to 1, to a full one: each order of magnitude takes as long."""
+        return int(self.example.key[-9:-1], 16) / 16**8
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -92,17 +98,21 @@ async def trial(app: App, slot: Slot[..., Any], dataset: Dataset, compare: Compa
         )
     calls = _comparable(app, slot, dataset)
     vectors = await _embedded(app, [text for call in calls for text in call.question.texts], progress)
+    earlier = [
+        call for call in calls if not call.tried and not call.example.corrected
+    ]  # a cache has what the model said
+    earlier.sort(key=lambda call: call.example.key)
     remembered: dict[str, tuple[Nearest, list[Example]]] = {}
-    for call in calls:
-        if not call.tried and not call.example.corrected:  # a cache has what the model said, right or wrong
-            here, owners = remembered.setdefault(call.scope, (Nearest(len(call.question.texts)), []))
-            owners.append(call.example)
-            here.add(len(owners), packed([vectors[text] for text in call.question.texts]))
     found: dict[bool, dict[Sha256, Tried]] = {False: {}, True: {}}
     answered: dict[bool, list[tuple[Example, Prediction]]] = {False: [], True: []}
-    for call in calls:
-        if not call.tried:
-            continue
+    known = 0
+    for call in sorted((call for call in calls if call.tried), key=lambda call: call.comes):
+        while known < round(len(earlier) ** call.comes):
+            one = earlier[known]
+            here, owners = remembered.setdefault(one.scope, (Nearest(len(one.question.texts)), []))
+            owners.append(one.example)
+            here.add(len(owners), packed([vectors[text] for text in one.question.texts]))
+            known += 1
         example, proves = call.example, call.part == "test"
         here, owners = remembered.get(call.scope, (Nearest(0), []))
         nearest = here.nearest([vectors[text] for text in call.question.texts])

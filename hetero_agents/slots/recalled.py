@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -111,7 +112,10 @@ class ByMeaning:
         if self.app.not_embedding:
             return False
         try:
-            self.vectors = await self.app.engines.embed(self.question.texts)
+            async with asyncio.timeout(self.binding.entry.timeout):  # the first one may have to be fetched
+                self.vectors = await self.app.engines.embed(self.question.texts)
+        except TimeoutError:
+            return False
         except (HeteroError, OSError) as error:
             # A cache never stops a call, and what cannot be had is not fetched again at each.
             self.app.without_embeddings(error)
