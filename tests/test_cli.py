@@ -117,6 +117,11 @@ def test_an_unknown_name_is_one_sentence(desk: Hetero, command: tuple[str, ...],
     assert desk(*command).sentence.startswith(sentence)
 
 
+def test_a_cache_that_is_none_by_meaning_cannot_be_certified(desk: Hetero) -> None:
+    sentence = desk("distill", "clidesk.classify", "--cache-only").sentence
+    assert sentence.startswith("Slot 'clidesk.classify' has no cache by meaning to certify: give [slots")
+
+
 # -- init ------------------------------------------------------------------------------------------
 
 

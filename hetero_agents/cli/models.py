@@ -27,6 +27,7 @@ Name = Annotated[
 @models.command("list")
 def list_(as_json: Json = False) -> None:
     """List the models of this workspace, the weights that are known by name, and what makers publish of small models."""
+    from ..engines import EMBEDDER, embeddings
     from ..engines.catalog import cache_dir, catalog, is_fetched
     from ..engines.families import known_models
     from ..engines.probe import probed
@@ -46,9 +47,23 @@ def list_(as_json: Json = False) -> None:
         }
         for w in catalog().values()
     ]
+    embedder = {
+        "name": EMBEDDER,
+        "licence": embeddings.LICENCE,
+        "source": embeddings.SOURCE,
+        "fetched": embeddings.is_here(),
+    }
     if as_json:
         published = {name: asdict(model) for name, model in known_models().items()}
-        common.print_json({"models": bound, "catalog": rows, "published": published, "cache": str(cache_dir())})
+        common.print_json(
+            {
+                "models": bound,
+                "catalog": rows,
+                "embeddings": embedder,
+                "published": published,
+                "cache": str(cache_dir()),
+            }
+        )
         return
     table = Table(
         *("name", "licence", "here", "tokens/s", "what"),
@@ -59,6 +74,8 @@ def list_(as_json: Json = False) -> None:
         speed = str(row["probe"]["tokens_a_second"]) if row["probe"] else "-"
         table.add_row(row["name"], row["licence"], "yes" if row["fetched"] else "no", speed, row["description"])
     common.out.print(table)
+    here = "here" if embedder["fetched"] else "not here"
+    common.out.print(f"For embeddings: {EMBEDDER} ({embeddings.LICENCE}), {here}", markup=False)
     known = Table(
         Column("name", no_wrap=True),
         *("parameters", Column("licence", overflow="fold"), "context", Column("engines", no_wrap=True)),
@@ -157,10 +174,13 @@ def probe(name: Name, as_json: Json = False) -> None:
 
 @models.command()
 def fetch(name: Name) -> None:
-    """Fetch weights into the cache now, and print where they are."""
+    """Fetch weights into the cache now, all-minilm-l6-v2 for embeddings among them, and print where they are."""
+    from ..engines import EMBEDDER, embeddings
     from ..engines.catalog import fetch_weights, find_weights
 
-    weights = find_weights(name.removeprefix("local:"))
     with common.fetch_progress() as progress:
-        path = fetch_weights(weights, progress)
+        if name == EMBEDDER:
+            path = embeddings.fetch_embedder(progress)
+        else:
+            path = fetch_weights(find_weights(name.removeprefix("local:")), progress)
     common.out.print(str(path), soft_wrap=True)

@@ -138,10 +138,10 @@ async def certified(
     on_select |= {n: await select(n) for n in VOTES if n <= most}
     calls = len({e.cluster or e.key for e in parts["certify"]})
     # Among equals the fewest samples, which come first.
-    samples = max(on_select, key=lambda n: promise(on_select[n], calls, entry.error_budget or 0, entry.confidence))
+    samples = max(on_select, key=lambda n: promise(on_select[n], calls, entry.error_budget or 0, entry.shown_with))
     test = on_test if samples == 1 else await ask.answers(parts["test"], samples)
     apart: list[Tried] | int = calls
-    if not hopeless(on_select[samples], calls, entry.error_budget, entry.confidence):
+    if not hopeless(on_select[samples], calls, entry.error_budget, entry.shown_with):
         given = await ask.answers(parts["certify"], samples)
         apart = await tried_of(ask.slot, compare, parts["certify"], given)
     tested = await tried_of(ask.slot, compare, parts["test"], test)
@@ -154,7 +154,7 @@ async def certified(
         apart,
         tested,
         error_budget=entry.error_budget,
-        confidence=entry.confidence,
+        confidence=entry.shown_with,
         samples=samples,
         against=f"{against}; right: {compare.name}",
         checks_sha256=ask.slot.checks_sha256,

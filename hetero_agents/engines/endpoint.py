@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from .catalog import fetch_weights, find_weights, verified_sha256
 if TYPE_CHECKING:
     from pydantic_ai.providers import Provider
 
+    from .embeddings import Embedder
     from .local import LocalServers
     from .replay import ReplayServers
 
@@ -34,6 +35,9 @@ TOP_LOGPROBS = 5
 
 BAKED_TEMPLATE = "{{ messages[0]['content'] }}"
 """Chat template of a baked specialist: its prompt is the text of the one message, with no markup around it."""
+
+EMBEDDER = "all-minilm-l6-v2"
+"""The model of `Engines.embed`."""
 
 INPUT_KEY = "hetero_input"
 """Field of a request's body with the SHA-256 of a slot call's arguments, for answer keys."""
@@ -172,6 +176,18 @@ class Engines:
             f"{specialist_id} stands on {specialist.base!r}, which serves no adapters; use local: or vllm:."
         )
 
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return a unit vector of 384 numbers for each text (all-MiniLM-L6-v2, mean pooling): their products are cosines.
+
+        Of a text that is longer than the model's window the first 256 tokens count, about 200 English words.
+
+        Raises:
+            EngineError: the model cannot be fetched or run.
+            IntegrityError: what was fetched is another model.
+            MissingExtraError: llama.cpp is not installed.
+        """
+        return await asyncio.to_thread(self._embedder.embed, texts)
+
     async def _cached(self, key: tuple[Any, ...], make: Callable[[], Endpoint]) -> Endpoint:
         loop = asyncio.get_running_loop()
         if (mine := self._endpoints.get(loop)) is None:
@@ -188,6 +204,12 @@ class Engines:
         return LocalServers()
 
     @cached_property
+    def _embedder(self) -> Embedder:
+        from .embeddings import Embedder
+
+        return Embedder()
+
+    @cached_property
     def _replay(self) -> ReplayServers:
         from .replay import ReplayServers
 
@@ -195,7 +217,7 @@ class Engines:
 
     def close(self) -> None:
         """Stop every server that this process started."""
-        for name in ("_local", "_replay"):
+        for name in ("_local", "_embedder", "_replay"):
             if name in self.__dict__:
                 self.__dict__[name].close()
 

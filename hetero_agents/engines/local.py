@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import secrets
 import threading
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping
@@ -33,9 +32,10 @@ from pydantic_ai.profiles.openai import OpenAIModelProfile
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.settings import ModelSettings, merge_model_settings
 
-from ..errors import EngineError, MissingExtraError
+from ..errors import EngineError
 from .catalog import Weights
 from .endpoint import BAKED_TEMPLATE, SERVER_SLOTS, TOP_LOGPROBS
+from .llamacpp import llama_cpp, server_params
 from .served import chat_template, fetch_served
 
 if TYPE_CHECKING:
@@ -125,29 +125,14 @@ class LocalServers:
 
 
 def _start(path: Path, adapters: tuple[Path, ...], weights: Weights) -> _Server:
-    try:
-        import xllamacpp  # pyright: ignore[reportMissingTypeStubs]
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("A local: model", "local") from error
-    except ImportError as error:  # slim images lack libgomp1
-        raise EngineError(f"llama.cpp is installed but a library of the system is missing: {error}.") from error
-    llama: Any = xllamacpp  # it ships no types
-    key = secrets.token_hex(16)
-    params = llama.CommonParams()
-    params.model.path = str(path)
+    llama = llama_cpp("A local: model")
+    params = server_params(llama, path, cores())
     params.model_alias = {weights.name}
-    params.hostnames = ["127.0.0.1"]
-    params.port = 0
-    params.api_keys = [key]
     params.n_parallel = SERVER_SLOTS
     params.n_ctx = SERVER_SLOTS * min(CONTEXT_A_SLOT, weights.context)
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = cores()
     params.use_jinja = True
     template = chat_template(path) or _CHATML
     params.chat_template = f"{{% if {_BAKED} is defined %}}{BAKED_TEMPLATE}{{% else %}}{template}{{% endif %}}"
-    params.cache_ram_mib = 0
-    params.verbosity = -1
-    params.warmup = False
     if adapters:
         params.lora_adapters = [llama.CommonAdapterLoraInfo(str(adapter), 0.0) for adapter in adapters]
     try:
@@ -156,7 +141,7 @@ def _start(path: Path, adapters: tuple[Path, ...], weights: Weights) -> _Server:
         raise EngineError(
             f"llama.cpp cannot load {path.name} with {len(adapters)} adapters ({error}); is an adapter for another base?"
         ) from error
-    return _Server(f"{handle.listening_address}/v1", key, adapters, handle)
+    return _Server(f"{handle.listening_address}/v1", params.api_keys[0], adapters, handle)
 
 
 def cores() -> int:

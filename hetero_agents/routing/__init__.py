@@ -8,11 +8,13 @@ from .chain import Answer, Link, Route, alone, ask, recall
 from .confidence import Signals, calibrated, scaled, signals_of
 from .evidence import ALPHA, wealth_against_bad, wealth_against_good
 from .ledger import Budget, Ledger, Spent, Terms, ledger_now, spending
+from .meaning import REMEMBERED, Nearest, Question, packed, question_of
 from .state import Seen, State, Watched
 from .steps import Steps, effect, paid_step, steps_now
 
 __all__ = [
     "ALPHA",
+    "REMEMBERED",
     "Answer",
     "AnswerCache",
     "Aside",
@@ -24,6 +26,8 @@ __all__ = [
     "Kept",
     "Ledger",
     "Link",
+    "Nearest",
+    "Question",
     "Route",
     "Seen",
     "Signals",
@@ -40,7 +44,9 @@ __all__ = [
     "effect",
     "hold",
     "ledger_now",
+    "packed",
     "paid_step",
+    "question_of",
     "recall",
     "scaled",
     "signals_of",

@@ -60,6 +60,8 @@ class Route:
     """Name in `[models]`, or the specialist's id, of the model that answered."""
     specialist: str | None
     """The specialist's id, where one answered."""
+    cache: str | None = None
+    """What the cache by meaning stands behind, where it answered: a specialist's id, or the slot's."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ async def ask(
     state: State,
     instrument: InstrumentationSettings | None,
     refused: str | None = None,
+    recalled: Callable[[Sequence[str]], Awaitable[Answer | None]] | None = None,
 ) -> Answer:
     """Return the first answer of the chain that holds.
 
@@ -92,6 +95,8 @@ async def ask(
         state: the circuit breaker.
         instrument: pydantic-ai's instrumentation; None makes no spans.
         refused: why a specialist that should have been first is not in the chain.
+        recalled: is asked for an answer that is there already before any model that is no specialist is; it gets the specialists that
+            have passed the call on, not those that rest or whose engine failed.
 
     Raises:
         AnswerError: no model gave an answer that holds.
@@ -100,7 +105,13 @@ async def ask(
     """
     failures = [refused] if refused else []
     last: Exception | None = None
+    passed: list[str] = []
     for link in chain:
+        if recalled and not link.specialist:
+            if (known := await recalled(passed)) is not None:
+                reasons = [*failures, *([known.route.reason] if known.route.reason else [])]
+                return replace(known, route=replace(known.route, reason="; ".join(reasons) or None))
+            recalled = None
         if link.specialist and (why := state.rests(link.specialist)):
             failures.append(f"{link.label}: {why}")
             continue
@@ -127,6 +138,7 @@ async def ask(
             last = error
             if link.specialist:
                 state.worked(link.specialist)  # the engine did
+                passed.append(link.specialist)
         except (ModelAPIError, UnexpectedModelBehavior, HeteroError, OSError) as error:
             # What is wrong with a specialist, a full disk among it, never stops a call; what the user wrote wrong is said.
             if (

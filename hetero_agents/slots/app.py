@@ -46,6 +46,8 @@ class App:
     cache: AnswerCache
     aside: Aside
     redaction: RedactionWorker | None = None
+    not_embedding: bool = False
+    """Embeddings could not be had once, so nothing is compared by meaning any more."""
     _compared: dict[str, None] = field(default_factory=dict[str, None], repr=False)
 
     def first_time(self, key: str) -> bool:
@@ -56,6 +58,12 @@ class App:
         if len(self._compared) > COMPARED:
             del self._compared[next(iter(self._compared))]
         return True
+
+    def without_embeddings(self, why: Exception) -> None:
+        """Compare nothing by meaning from now on, and say so."""
+        if not self.not_embedding:
+            self.not_embedding = True
+            _log.warning("Nothing is answered by meaning: %s", why)
 
     @classmethod
     def open(cls, start: Path | None = None) -> App:
