@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,10 +54,12 @@ def isolation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path) -> Generator[Path]:
     folder = tmp_path / "root"
     folder.mkdir()
-    return folder
+    yield folder
+    # Folders nested by the thousand are too deep for pytest's own removal.
+    subprocess.run(["rm", "-rf", folder], check=True)
 
 
 @pytest.fixture
