@@ -436,9 +436,9 @@ def test_what_cannot_be_confined_is_not_run(monkeypatch: pytest.MonkeyPatch, roo
     assert not (root / "x").exists()
 
 
-@pytest.mark.parametrize("folder", ["/", sys.prefix, "/no/such/folder"])
-def test_a_root_that_holds_the_interpreter_or_is_none_is_refused(folder: str) -> None:
-    with pytest.raises(UserError, match=r"root '.*' (holds this interpreter|is no folder)"):
+@pytest.mark.parametrize("folder", ["/", sys.prefix, str(Path(__file__).parents[1]), "/no/such/folder"])
+def test_a_root_that_holds_the_interpreter_or_this_package_or_is_none_is_refused(folder: str) -> None:
+    with pytest.raises(UserError, match=r"root '.*' (holds /|is no folder)"):
         run(run_sandboxed(["true"], root=Path(folder)))
 
 

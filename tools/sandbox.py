@@ -113,7 +113,7 @@ async def run_sandboxed(
         unsafe: run it also where no isolation is to be had.
 
     Raises:
-        UserError: the root is no folder or holds this interpreter, or there is no isolation and it is not `unsafe`.
+        UserError: the root is no folder or holds this interpreter or this package, or there is no isolation and it is not `unsafe`.
     """
     limits = limits or Limits()
     kind = isolation()
@@ -130,7 +130,7 @@ async def run_sandboxed(
             root=folder,
             private=private,
             environment=_environment("/tmp" if kind == "bubblewrap" else private),
-            readable=[*_SYSTEM, *_interpreter()],
+            readable=[*_SYSTEM, *(path for path in _interpreter() if not path.startswith("/usr"))],
             isolation=kind,
             limits=limits,
             user=secrets.randbits(32),
@@ -145,10 +145,10 @@ def _usable(root: Path) -> str:
     folder = os.path.realpath(root)
     if not os.path.isdir(folder):
         raise UserError(f"The sandbox's root {str(root)!r} is no folder; make it first.")
-    for path in _interpreter():
+    for path in (*_interpreter(), os.path.dirname(os.path.realpath(__file__)), "/usr"):
         if os.path.commonpath([folder, path]) == folder:
             raise UserError(
-                f"The sandbox's root {str(root)!r} holds this interpreter ({path}), which a command could change; choose another folder."
+                f"The sandbox's root {str(root)!r} holds {path}, which programs outside it are started from; choose another folder."
             )
     return folder
 
@@ -157,8 +157,7 @@ def _interpreter() -> list[str]:
     """Return the folders that this interpreter is started from, and those that links in its name lead to."""
     program = os.path.dirname(os.path.realpath(sys.executable))
     named = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, program}
-    folders = named | set(map(os.path.realpath, named))
-    return sorted(path for path in folders if not path.startswith("/usr"))
+    return sorted(named | set(map(os.path.realpath, named)))
 
 
 def _environment(temporary: str) -> dict[str, str]:

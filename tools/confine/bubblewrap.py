@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from . import identity
 from .job import Job
 
 _NAMESPACES = (
@@ -26,7 +27,7 @@ def namespaces() -> tuple[str, ...]:
     """
     if os.getuid() != 0:
         return ("--unshare-user", *_NAMESPACES)
-    return (*_NAMESPACES, "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_DAC_OVERRIDE")
+    return (*_NAMESPACES, *(word for capability in identity.NEEDED for word in ("--cap-add", capability)))
 
 
 def arguments(job: Job, python: str, told: int, errors: int) -> list[str]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 
-from .kernel import PR_SET_KEEPCAPS, keep_capabilities, prctl
+from .kernel import PR_SET_SECUREBITS, keep_capabilities, prctl
 
-NEEDED = ("CAP_SETUID", "CAP_SETGID", "CAP_DAC_OVERRIDE")
+NEEDED = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_DAC_OVERRIDE")
 """What root has to have for it."""
 
 _DAC_OVERRIDE = 1 << 1
+_NO_SETUID_FIXUP = 1 << 2
 _DYNAMIC_USERS = range(61184, 65520)
 """Numbers that systemd.exec(5) keeps for users who exist as long as one program."""
 
@@ -31,7 +32,8 @@ def leave_root(number: int) -> None:
     if os.getuid() != 0:
         return
     user = _DYNAMIC_USERS[number % len(_DYNAMIC_USERS)]
-    prctl(PR_SET_KEEPCAPS, 1)
+    # Capabilities stay when the user changes, and access(2), which asks for the real user, knows of them too.
+    prctl(PR_SET_SECUREBITS, _NO_SETUID_FIXUP)
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
