@@ -357,6 +357,21 @@ def test_a_model_is_told_what_each_tool_and_parameter_is(root: Path) -> None:
         assert "self" not in json.dumps(tool.parameters_json_schema)
 
 
+def test_an_agent_uses_the_tools_of_an_mcp_server(root: Path) -> None:
+    transports, mcp = pytest.importorskip("fastmcp.client.transports"), pytest.importorskip("pydantic_ai.mcp")
+    (root / "clock.py").write_text(
+        "from mcp.server import MCPServer\n"
+        "server = MCPServer('clock')\n"
+        "@server.tool()\n"
+        "def add_hours(hour: int, hours: int) -> int:\n"
+        "    return (hour + hours) % 24\n"
+        "server.run()\n"
+    )
+    server = mcp.MCPToolset(transports.StdioTransport(sys.executable, [str(root / "clock.py")], keep_alive=False))
+    agent = Agent(calls("clock_add_hours", hour=23, hours=2), toolsets=[server.prefixed("clock")], tools=tools(root))
+    assert run(agent.run("What time is it?")).output == "1"
+
+
 def tools(root: Path) -> list[Callable[..., Any]]:
     files, git = Files(root), Git(root)
     return [
