@@ -59,7 +59,7 @@ def test_a_public_address_is_public(address: str) -> None:
             "100::1",
             "fc00::1",
         ),
-        *("fd00:ec2::254", "fe80::1", "fe80::1%eth0", "fec0::1", "ff02::1", "no address", ""),
+        *("fd00:ec2::254", "fe80::1", "fe80::1%eth0", "fec0::1", "ff02::1", "3fff::1", "no address", ""),
     ],
 )
 def test_any_other_address_is_not(address: str) -> None:

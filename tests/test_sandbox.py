@@ -31,6 +31,8 @@ ISOLATIONS = [
     ),
 ]
 
+needs_any = pytest.mark.skipif(sandbox.isolation() == "none", reason="nothing here can confine a command")
+
 LIMITS = Limits(
     wall_seconds=8,
     cpu_seconds=5,
@@ -67,7 +69,7 @@ def attack(isolation: Isolation, root: Path) -> Attack:
     """Runs a program in the sandbox."""
 
     async def run(code: str, limits: Limits = LIMITS, stdin: str = "") -> Ran:
-        return await run_sandboxed(["python", "-c", textwrap.dedent(code)], root=root, limits=limits, stdin=stdin)
+        return await run_sandboxed([sys.executable, "-c", textwrap.dedent(code)], root=root, limits=limits, stdin=stdin)
 
     return run
 
@@ -215,9 +217,10 @@ def test_processes_that_use_too_much_memory_together_are_ended(attack: Attack) -
     assert run(attack(code)).killed == "memory"
 
 
-def test_a_program_that_computes_without_end_is_ended(attack: Attack) -> None:
-    ran = run(attack("while True:\n    pass", replace(LIMITS, cpu_seconds=1)))
-    assert ran.killed == "cpu"
+@needs_any
+def test_a_program_that_computes_without_end_is_ended(root: Path) -> None:
+    command = [sys.executable, "-c", "while True:\n    pass"]
+    assert run(run_sandboxed(command, root=root, limits=replace(LIMITS, cpu_seconds=1))).killed == "cpu"
 
 
 def test_a_program_that_ignores_signals_or_stops_itself_is_ended(attack: Attack) -> None:
@@ -394,6 +397,46 @@ def test_who_cancels_the_call_ends_the_whole_tree(attack: Attack, root: Path) ->
     assert not held(root / "alive")
 
 
+def test_a_program_has_no_file_open_but_its_three_streams(attack: Attack) -> None:
+    """The warden's report above all: a command could write there how it ended."""
+    code = """
+        import os
+        for number in range(3, 100):
+            try:
+                os.fstat(number)
+            except OSError:
+                continue
+            print(number)
+    """
+    assert run(attack(code)).stdout == ""
+
+
+@needs_any
+def test_a_program_ends_with_the_process_that_called(root: Path) -> None:
+    os.mkfifo(root / "ready")
+    command = """
+        import fcntl, time
+        lock = open("alive", "w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        print("x", file=open("ready", "w"))
+        time.sleep(60)
+    """
+    caller = f"""
+        import asyncio, os, sys
+        from pathlib import Path
+        from hetero_agents.tools import sandbox
+        root = Path({str(root)!r})
+        async def call():
+            running = asyncio.ensure_future(sandbox.run_sandboxed([sys.executable, "-c", {textwrap.dedent(command)!r}], root=root))
+            await asyncio.to_thread((root / "ready").read_text)
+            os._exit(3)
+        asyncio.run(call())
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(caller)], check=False).returncode == 3
+    with (root / "alive").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # waits until nobody holds it
+
+
 def test_a_program_has_no_namespaces_to_make_and_no_process_to_trace(attack: Attack) -> None:
     code = """
         import ctypes, os
@@ -423,7 +466,7 @@ def test_without_isolation_nothing_runs_unless_told(monkeypatch: pytest.MonkeyPa
 def test_without_isolation_the_limits_still_hold(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     monkeypatch.setattr(sandbox, "isolation", lambda: "none")
     code = "import subprocess; subprocess.Popen(['sleep', '60'], start_new_session=True); print(bytearray(2**28) and 1)"
-    ran = run(run_sandboxed(["python", "-c", code], root=root, limits=LIMITS, unsafe=True))
+    ran = run(run_sandboxed([sys.executable, "-c", code], root=root, limits=LIMITS, unsafe=True))
     assert "MemoryError" in ran.stderr
 
 
@@ -431,7 +474,7 @@ def test_what_cannot_be_confined_is_not_run(monkeypatch: pytest.MonkeyPatch, roo
     monkeypatch.setattr(sandbox, "isolation", lambda: "bubblewrap")
     which: Callable[[str], str] = lambda _: "/no/such/bwrap"  # noqa: E731
     monkeypatch.setattr(shutil, "which", which)
-    with pytest.raises(UserError, match="was not run"):
+    with pytest.raises(UserError, match="so it was not run"):
         run(run_sandboxed(["touch", "x"], root=root))
     assert not (root / "x").exists()
 
@@ -440,6 +483,12 @@ def test_what_cannot_be_confined_is_not_run(monkeypatch: pytest.MonkeyPatch, roo
 def test_a_root_that_holds_the_interpreter_or_this_package_or_is_none_is_refused(folder: str) -> None:
     with pytest.raises(UserError, match=r"root '.*' (holds /|is no folder)"):
         run(run_sandboxed(["true"], root=Path(folder)))
+
+
+def test_other_systems_than_linux_are_refused(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(UserError, match="run this on Linux"):
+        run(run_sandboxed(["true"], root=root, unsafe=True))
 
 
 def test_a_limit_of_nothing_is_refused() -> None:
@@ -476,7 +525,7 @@ def test_a_user_who_is_not_root_is_bound_as_well(tmp_path: Path) -> None:
         root = Path(sys.argv[1])
         (root / "pid").write_text(str(os.getpid()))
         import textwrap
-        command = ["python", "-c", textwrap.dedent(code)]
+        command = [sys.executable, "-c", textwrap.dedent(code)]
         ran = asyncio.run(sandbox.run_sandboxed(command, root=root, limits=sandbox.Limits(processes=16)))
         print(os.getuid() != 0, ran.stdout.strip(), ran.stderr)
     """

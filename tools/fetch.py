@@ -25,6 +25,7 @@ _NOT_PUBLIC = tuple(
             "168.63.129.16/32",  # Azure's own services
             "2001::/23",  # Teredo among them, which carries an IPv4 address
             "2002::/16",  # 6to4, likewise
+            "3fff::/20",  # documentation, RFC 9637
         ),
     )
 )

@@ -88,7 +88,8 @@ class Files:
         Raises:
             ModelRetry: there is no such folder, or it holds too much.
         """
-        with self._folder_of(f"{folder}/_") as (opened, _), os.scandir(opened) as entries:
+        parts = [] if folder in ("", ".") else self._parts(folder)
+        with self._opened(parts, folder) as opened, os.scandir(opened) as entries:
             names = sorted(entry.name + "/" * entry.is_dir(follow_symlinks=False) for entry in entries)
         if len(names) > self.max_entries:
             raise ModelRetry(
@@ -98,8 +99,14 @@ class Files:
 
     @contextmanager
     def _folder_of(self, path: str, *, make: bool = False) -> Generator[tuple[int, str]]:
-        """Open the folder that a path's last part is in, step by step."""
+        """Open the folder that a path's last part is in."""
         *folders, name = self._parts(path)
+        with self._opened(folders, path, make=make) as opened:
+            yield opened, name
+
+    @contextmanager
+    def _opened(self, folders: list[str], path: str, *, make: bool = False) -> Generator[int]:
+        """Open a folder step by step, and tell what the system refuses from then on."""
         try:
             opened = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -114,7 +121,7 @@ class Files:
                 inner = os.open(folder, _FOLDER, dir_fd=opened)
                 os.close(opened)
                 opened = inner
-            yield opened, name
+            yield opened
         except OSError as error:
             raise ModelRetry(f"{path!r} cannot be used: {_why(error)}.") from error
         finally:

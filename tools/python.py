@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,5 +39,5 @@ class Python:
         """
         if len(code.encode()) > _LONGEST:
             raise ModelRetry(f"The program is longer than {_LONGEST:,} bytes; write it to a file and import that.")
-        command = ["python", "-B", "-c", code]
+        command = [sys.executable, "-B", "-c", code]
         return await run_sandboxed(command, root=self.root, limits=self.limits, unsafe=self.unsafe)

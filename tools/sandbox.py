@@ -113,8 +113,11 @@ async def run_sandboxed(
         unsafe: run it also where no isolation is to be had.
 
     Raises:
-        UserError: the root is no folder or holds this interpreter or this package, or there is no isolation and it is not `unsafe`.
+        UserError: the root is no folder or holds this interpreter or this package, or there is no isolation and it is not `unsafe`;
+            this is not Linux; what confines the command did not work.
     """
+    if sys.platform != "linux":
+        raise UserError("Commands are limited and ended by means of Linux; run this on Linux.")
     limits = limits or Limits()
     kind = isolation()
     if kind == "none" and not unsafe:
@@ -202,7 +205,7 @@ async def _run(job: Job, stdin: str) -> Ran:
             told_at_end = file.read()
     end = End(**json.loads(told_at_end)) if told_at_end else End(error=f"the warden ended early: {stderr.strip()}")
     if end.error:
-        raise UserError(f"The command was not run, because it could not be confined: {end.error}.")
+        raise UserError(f"The command could not be confined, so it was not run or was ended: {end.error}.")
     return Ran(end.returncode, stdout, stderr or end.absent, end.seconds, end.killed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class Search:
     async def search_files(
         self, text: str, files: str = "*", *, regex: bool = False, ignore_case: bool = False
     ) -> list[Match]:
-        """Return the lines of text files that hold something, in the order of their paths.
+        """Return the lines of text files that hold something, a folder's files before those of the folders in it.
 
         Hidden files and folders, `__pycache__`, `node_modules`, links and binary files are passed over.
 
@@ -59,7 +60,7 @@ class Search:
         """
         wanted = scan.Wanted(text, files, regex, ignore_case, self.max_matches, self.max_file_bytes)
         ran = await run_sandboxed(
-            ["python", "-I", "-S", "-c", Path(scan.__file__).read_text("utf-8")],  # noqa: ASYNC240 - our own source
+            [sys.executable, "-I", "-S", "-c", Path(scan.__file__).read_text("utf-8")],  # noqa: ASYNC240 - our own source
             root=self.root,
             limits=self.limits,
             stdin=json.dumps(asdict(wanted)),

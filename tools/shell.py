@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic_ai import ModelRetry
 
-from hetero_agents.errors import did_you_mean
+from hetero_agents.errors import UserError, did_you_mean
 
 from .sandbox import Limits, Ran, run_sandboxed
 
@@ -29,6 +29,10 @@ class Shell:
     """What a command may use."""
     unsafe: bool = False
     """Run also where nothing can confine a command."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.allow, str):
+            raise UserError(f"The allow-list {self.allow!r} is one text; give the programs' names in a tuple or a set.")
 
     async def run_command(self, command: str) -> Ran:
         """Run one command in the working folder, and return what it printed and how it ended.

@@ -29,7 +29,7 @@ class Limits:
     """Size of each file that is written."""
     files: int = 10_000
     """New files and folders."""
-    processes: int = 64
+    processes: int = 128
     """Processes and threads at a time."""
     open_files: int = 256
     """Open files of each process."""

@@ -5,21 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
 from contextlib import suppress
 
 
-def descendants(pid: int) -> Iterator[int]:
-    """Give the processes that a process started, and theirs (proc(5), /proc/pid/task/tid/children)."""
-    try:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/children") as file:
-                children = [int(child) for child in file.read().split()]
-            for child in children:
-                yield child
-                yield from descendants(child)
-    except (FileNotFoundError, ProcessLookupError):
-        return  # it ended meanwhile
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process started, and theirs (proc(5), /proc/pid/task/tid/children)."""
+    found = [pid]
+    for parent in found:
+        with suppress(FileNotFoundError, ProcessLookupError):  # it may end meanwhile
+            for task in os.listdir(f"/proc/{parent}/task"):
+                with open(f"/proc/{parent}/task/{task}/children") as file:
+                    found += map(int, file.read().split())
+    return found[1:]
 
 
 def memory(pids: list[int], limit: int) -> int:

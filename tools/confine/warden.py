@@ -31,6 +31,8 @@ _MB = 2**20
 def main() -> None:
     """Read a job from the first file, run it, write its end to the second; when the first is closed, the command ends."""
     told, report = int(sys.argv[1]), int(sys.argv[2])
+    for file in (told, report):
+        os.set_inheritable(file, False)  # the command could write its own end
     with os.fdopen(told, encoding="utf-8") as life:
         job = Job.from_json(life.readline())
         try:
@@ -53,9 +55,11 @@ def _run(job: Job, life: int) -> End:
         os.setsid()
         _become(job, errors, others)
     os.close(errors)
-    killed = watch.wait(child, life, begun + job.limits.wall_seconds)
-    seconds = time.monotonic() - begun
-    status = _end_all(job, child)
+    try:
+        killed = watch.wait(child, life, begun + job.limits.wall_seconds)
+    finally:
+        seconds = time.monotonic() - begun
+        status = _end_all(job, child)
     with os.fdopen(said, encoding="utf-8", errors="replace") as file:
         sentence = file.read()
     if sentence.startswith(inside.ABSENT):
@@ -160,7 +164,7 @@ class _Watch:
             os.close(ended)
 
     def _exceeded(self) -> Reason | None:
-        pids = list(usage.descendants(os.getpid()))
+        pids = usage.descendants(os.getpid())
         most = self._limits.memory_mb * _MB
         if usage.memory(pids, most) > most:
             return "memory"
