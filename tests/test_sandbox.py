@@ -485,6 +485,17 @@ def test_a_root_that_holds_the_interpreter_or_this_package_or_is_none_is_refused
         run(run_sandboxed(["true"], root=Path(folder)))
 
 
+def test_a_command_of_nothing_is_refused(root: Path) -> None:
+    with pytest.raises(UserError, match="no command to run"):
+        run(run_sandboxed([], root=root))
+
+
+def test_a_program_that_may_not_be_started_ends_with_127(isolation: Isolation, root: Path) -> None:
+    (root / "text").write_text("no program")
+    ran = run(run_sandboxed(["./text"], root=root))
+    assert (ran.returncode, "Permission" in ran.stderr or "Exec format" in ran.stderr) == (127, True)
+
+
 def test_other_systems_than_linux_are_refused(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(UserError, match="run this on Linux"):

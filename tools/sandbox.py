@@ -113,11 +113,13 @@ async def run_sandboxed(
         unsafe: run it also where no isolation is to be had.
 
     Raises:
-        UserError: the root is no folder or holds this interpreter or this package, or there is no isolation and it is not `unsafe`;
-            this is not Linux; what confines the command did not work.
+        UserError: there is no command; the root is no folder, or holds this interpreter or this package; there is no isolation
+            and it is not `unsafe`; this is not Linux; what confines the command did not work.
     """
     if sys.platform != "linux":
         raise UserError("Commands are limited and ended by means of Linux; run this on Linux.")
+    if not command:
+        raise UserError("There is no command to run; give a program and its arguments.")
     limits = limits or Limits()
     kind = isolation()
     if kind == "none" and not unsafe:
@@ -141,7 +143,8 @@ async def run_sandboxed(
         )
         return await _run(job, stdin)
     finally:
-        _remove(private)
+        with suppress(OSError):
+            os.rmdir(private)  # the warden has removed it, if it came so far
 
 
 def _usable(root: Path) -> str:
@@ -232,12 +235,3 @@ async def _read(stream: asyncio.StreamReader, limit: int) -> str:
         kept += block[: limit - len(kept)]
     text = kept.decode("utf-8", "replace")
     return text if size <= limit else f"{text}\n[{size - limit} more bytes were cut]"
-
-
-def _remove(folder: str) -> None:
-    try:
-        shutil.rmtree(folder)
-    except (OSError, RecursionError):
-        # The command may have taken its own rights away, or have nested folders by the thousand; these two do not mind.
-        subprocess.run(["chmod", "-R", "u+rwx", folder], capture_output=True, check=False)
-        subprocess.run(["rm", "-rf", folder], capture_output=True, check=False)

@@ -39,18 +39,17 @@ def become(job: Job, errors: int, *, others: int) -> NoReturn:
         errors: a file that the takeover closes, for the reason why there was none.
         others: processes of the same user that count towards its limit and are not the command's.
     """
+    said = NOT_CONFINED
     try:
         _confine(job, others)
-    except BaseException as error:
-        os.write(errors, f"{NOT_CONFINED}{error}".encode())
-        os._exit(125)
-    try:
+        said = ABSENT
         os.execvpe(job.command[0], job.command, job.environment)
-    except FileNotFoundError:
-        os.write(errors, f"{ABSENT}There is no program {job.command[0]!r} here.".encode())
     except BaseException as error:
-        os.write(errors, f"{ABSENT}{job.command[0]!r} cannot be run: {error}.".encode())
-    os._exit(127)
+        no_program = said == ABSENT and isinstance(error, FileNotFoundError)
+        sentence = f"There is no program {job.command[0]!r} here." if no_program else f"{type(error).__name__}: {error}"
+        os.write(errors, f"{said}{sentence}".encode())
+    finally:
+        os._exit(127)  # whatever happened: this is a copy of the warden, which has to go
 
 
 def _confine(job: Job, others: int) -> None:

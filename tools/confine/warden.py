@@ -17,6 +17,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict
+from typing import NoReturn
 
 from . import bubblewrap, inside, landlock, usage
 from .job import End, Job, Reason
@@ -39,6 +40,8 @@ def main() -> None:
             end = _run(job, told)
         except OSError as error:
             end = End(error=str(error))
+        finally:
+            _remove(job.private)
         os.write(report, json.dumps(asdict(end)).encode())
 
 
@@ -72,7 +75,7 @@ def _run(job: Job, life: int) -> End:
     return End(code, seconds, killed or by_signal.get(code))
 
 
-def _become(job: Job, errors: int, others: int) -> None:
+def _become(job: Job, errors: int, others: int) -> NoReturn:
     if job.isolation != "bubblewrap":
         inside.become(job, errors, others=others)
     try:
@@ -83,7 +86,8 @@ def _become(job: Job, errors: int, others: int) -> None:
         os.execve(job.bubblewrap, bubblewrap.arguments(job, sys.executable, told, errors), job.environment)
     except BaseException as error:
         os.write(errors, f"{inside.NOT_CONFINED}{error}".encode())
-        os._exit(125)
+    finally:
+        os._exit(127)
 
 
 def _end_all(job: Job, child: int) -> int:
@@ -103,6 +107,17 @@ def _end_all(job: Job, child: int) -> int:
             return found
         if pid == child:
             found = status
+
+
+def _remove(folder: str) -> None:
+    try:
+        os.rmdir(folder)
+    except OSError:
+        import subprocess  # it takes a while, and mostly the folder is empty
+
+        # The command may have taken its own rights away, or have nested folders by the thousand; these programs do not mind.
+        for command in (["chmod", "-R", "u+rwx", folder], ["rm", "-rf", folder]):
+            subprocess.run(command, capture_output=True, check=False)
 
 
 def _bury(child: int) -> None:
