@@ -519,7 +519,7 @@ def test_a_user_who_is_not_root_is_bound_as_well(tmp_path: Path) -> None:
         leave_root(7)
         sandbox.isolation = lambda: "landlock"
         code = '''
-        import os, signal, time
+        import os, resource, signal, time
         made = 0
         try:
             while True:
@@ -528,22 +528,28 @@ def test_a_user_who_is_not_root_is_bound_as_well(tmp_path: Path) -> None:
                 made += 1
         except BlockingIOError:
             pass
-        try:
-            os.kill(int(open("pid").read()), signal.SIGKILL)
-        except PermissionError:
-            print(made)
+        caller = int(open("pid").read())
+        for reach in (lambda: os.kill(caller, signal.SIGKILL), lambda: resource.prlimit(caller, resource.RLIMIT_CPU, (1, 1))):
+            try:
+                reach()
+            except PermissionError:
+                print(made)
+        os.chmod(open("path").read(), 0o777)
         '''
         root = Path(sys.argv[1])
         (root / "pid").write_text(str(os.getpid()))
+        _, mine = tempfile.mkstemp()
+        (root / "path").write_text(mine)
         import textwrap
         command = [sys.executable, "-c", textwrap.dedent(code)]
         ran = asyncio.run(sandbox.run_sandboxed(command, root=root, limits=sandbox.Limits(processes=16)))
-        print(os.getuid() != 0, ran.stdout.strip(), ran.stderr)
+        print(os.getuid() != 0, ran.stdout.split(), oct(os.stat(mine).st_mode), ran.stderr)
+        os.unlink(mine)
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], capture_output=True, text=True, check=False
     )
-    assert done.stdout.strip() == "True 15", done.stderr
+    assert done.stdout.strip() == "True ['15', '15'] 0o100600", done.stderr
 
 
 def held(path: Path) -> bool:
