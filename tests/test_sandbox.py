@@ -5,6 +5,7 @@ import fcntl
 import os
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -468,6 +469,35 @@ def test_without_isolation_the_limits_still_hold(monkeypatch: pytest.MonkeyPatch
     code = "import subprocess; subprocess.Popen(['sleep', '60'], start_new_session=True); print(bytearray(2**28) and 1)"
     ran = run(run_sandboxed([sys.executable, "-c", code], root=root, limits=LIMITS, unsafe=True))
     assert "MemoryError" in ran.stderr
+
+
+def test_nobody_waits_for_ever_where_the_warden_is_killed(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    monkeypatch.setattr(sandbox, "isolation", lambda: "none")
+    monkeypatch.setattr(sandbox, "_PATIENCE", 0.2)
+    os.mkfifo(root / "warden")
+    os.mkfifo(root / "end")
+    code = """
+        import os
+        warden = os.getppid()
+        if os.fork():
+            print(warden, file=open("warden", "w"))
+        open("end").read()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+
+    async def call() -> None:
+        running = asyncio.ensure_future(
+            run_sandboxed(command, root=root, limits=replace(LIMITS, wall_seconds=1), unsafe=True)
+        )
+        warden = int(await asyncio.to_thread((root / "warden").read_text))
+        os.kill(warden, signal.SIGKILL)
+        try:
+            with pytest.raises(UserError, match="its warden was killed"):
+                await running
+        finally:
+            os.close(os.open(root / "end", os.O_RDWR))  # what was left reads to the end of this, and ends
+
+    asyncio.run(call())
 
 
 def test_what_cannot_be_confined_is_not_run(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:

@@ -56,6 +56,9 @@ _SYSTEM = (
 )
 """What programs need to start; not all of /etc, which holds secrets that root could read."""
 
+_PATIENCE = 60
+"""Seconds after which the warden, who keeps the time, must have been killed from outside."""
+
 _WARDEN = f"import sys; sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r}); from confine.warden import main; main()"
 
 
@@ -114,7 +117,8 @@ async def run_sandboxed(
 
     Raises:
         UserError: there is no command; the root is no folder, or holds this interpreter or this package; there is no isolation
-            and it is not `unsafe`; this is not Linux; what confines the command did not work.
+            and it is not `unsafe`; this is not Linux; what confines the command did not work or was
+            killed.
     """
     if sys.platform != "linux":
         raise UserError("Commands are limited and ended by means of Linux; run this on Linux.")
@@ -200,12 +204,18 @@ async def _run(job: Job, stdin: str) -> Ran:
     try:
         with suppress(BrokenPipeError):
             os.write(life, f"{job.to_json()}\n".encode())
-        stdout, stderr = await asyncio.shield(running)
+        await asyncio.wait([running], timeout=job.limits.wall_seconds + _PATIENCE)
     finally:
         os.close(life)  # where this call was cancelled, the warden now ends the command
-        await asyncio.wait([running])
+        await asyncio.wait([running], timeout=_PATIENCE)
         with os.fdopen(said, encoding="utf-8") as file:
             told_at_end = file.read()
+    if not running.done():
+        running.cancel()
+        # asyncio has no other way to let go of pipes that are still open.
+        process._transport.close()  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue]
+        raise UserError("The command could not be ended: its warden was killed, and what it left holds its output.")
+    stdout, stderr = running.result()
     end = End(**json.loads(told_at_end)) if told_at_end else End(error=f"the warden ended early: {stderr.strip()}")
     if end.error:
         raise UserError(f"The command could not be confined, so it was not run or was ended: {end.error}.")
