@@ -409,6 +409,19 @@ def test_doctor_says_what_is_right_and_wrong(desk: Hetero, tmp_path: Path) -> No
     assert wrong["check"] == "specialist clidesk.classify@1"
 
 
+@pytest.mark.parametrize(
+    ("isolation", "good", "said"),
+    [("bubblewrap", True, "bubblewrap"), ("none", None, "so none is run: install bubblewrap")],
+)
+def test_doctor_says_what_confines_commands(
+    desk: Hetero, monkeypatch: pytest.MonkeyPatch, isolation: str, good: bool | None, said: str
+) -> None:
+    monkeypatch.setattr("hetero_agents.tools.sandbox.isolation", lambda: isolation)
+    [check] = [entry for entry in desk("doctor", "--json").json if entry["check"] == "sandbox"]
+    assert check["ok"] is good
+    assert said in check["detail"]
+
+
 def test_doctor_without_a_workspace_says_so_and_fails(hetero: Hetero) -> None:
     done = hetero("doctor", "--json")
     assert done.code == 1

