@@ -4,7 +4,7 @@ Whether a model exists is the engines' question; this room knows names, forms an
 """
 
 from .config import Config, ModelConfig, PrivacyConfig, SlotConfig, TierConfig
-from .lock import Calibrator, Certificate, Lock, Score, SlotLock, Specialist, SpecialistId
+from .lock import Calibrator, Certificate, Lock, Router, Score, SlotLock, Specialist, SpecialistId
 from .workspace import Binding, Workspace
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Lock",
     "ModelConfig",
     "PrivacyConfig",
+    "Router",
     "Score",
     "SlotConfig",
     "SlotLock",

@@ -19,7 +19,7 @@ from ..distill.lineage import dataset_of
 from ..distill.loop import comparator_of
 from ..distill.rehearse import remembered
 from ..engines.families import known_models
-from ..errors import KeyAccessError
+from ..errors import EngineError, KeyAccessError, MissingExtraError
 from ..slots import App, Slot, registry
 from ..spans import Names, SpanRecord, read_traces
 
@@ -160,7 +160,10 @@ async def _measured(app: App, slot: Slot[..., Any], name: SpecialistId, entry: S
     if found is None:
         return _Measured(why=f"the data set of {name} is not here")
     compare, config = await comparator_of(app, slot), app.workspace.slot_config(slot.id)
-    parts = await remembered(slot, compare, entry, found[0].parent, found[1])
+    try:
+        parts = await remembered(app, slot, compare, entry, found[0].parent, found[1])
+    except (EngineError, MissingExtraError) as error:
+        return _Measured(why=f"its router cannot look at the calls: {error}")
     unasked = (
         entry.certificate is not None and "certify" not in parts
     )  # because it was hopeless at the slot's own budget

@@ -7,6 +7,7 @@ from .cache import AnswerCache, Kept
 from .chain import Answer, Link, Route, alone, ask, recall
 from .confidence import Signals, calibrated, scaled, signals_of
 from .evidence import ALPHA, wealth_against_bad, wealth_against_good
+from .router import Embed, chance, lets, look
 from .state import Seen, State, Watched
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "BadAnswer",
     "Check",
     "CheckBroke",
+    "Embed",
     "Kept",
     "Link",
     "Route",
@@ -30,7 +32,10 @@ __all__ = [
     "ask",
     "attempt",
     "calibrated",
+    "chance",
     "hold",
+    "lets",
+    "look",
     "recall",
     "scaled",
     "signals_of",

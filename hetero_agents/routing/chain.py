@@ -23,6 +23,7 @@ from ..errors import AnswerError, EngineError, HeteroError, IntegrityError, Repl
 from .attempts import Attempt, BadAnswer, Check, CheckBroke, attempt, hold, vote
 from .cache import Kept
 from .confidence import calibrated
+from .router import Embed, why_past
 from .state import State
 
 
@@ -43,6 +44,21 @@ class Link:
     timeout: float | None = None
     certificate: Certificate | None = None
     """Which of a specialist's answers it may give alone; all of them where None."""
+    embed: Embed | None = None
+    """What the certificate's router looks with, where it has one."""
+
+    async def why_past(self, contract: Contract, arguments: Mapping[str, Any]) -> str | None:
+        """Return why the specialist is not asked at all for a call; None where it is."""
+        router = self.certificate.router if self.certificate else None
+        if router is None:
+            return None
+        if self.embed is None:
+            return "its router has nothing to look with"
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await why_past(router, self.embed, contract, arguments)
+        except (HeteroError, OSError) as error:
+            return f"its router cannot look at the input: {_reason(error, self)}"
 
 
 @dataclass(frozen=True)
@@ -97,7 +113,7 @@ async def ask(
     failures = [refused] if refused else []
     last: Exception | None = None
     for link in chain:
-        if link.specialist and (why := state.rests(link.specialist)):
+        if link.specialist and (why := state.rests(link.specialist) or await link.why_past(contract, arguments)):
             failures.append(f"{link.label}: {why}")
             continue
         try:

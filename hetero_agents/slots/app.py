@@ -102,7 +102,9 @@ class App:
         links: list[Link] = []
         if canary and binding.coming and binding.coming_entry:
             links.append(self.link(binding.coming, binding.coming_entry, binding))
-        if binding.specialist_id and binding.specialist:
+        # What is shown of a specialist's answers is shown on all calls, not on those that another one was not sure of.
+        alone = not links or binding.entry.error_budget is None
+        if binding.specialist_id and binding.specialist and alone:
             links.append(self.link(binding.specialist_id, binding.specialist, binding))
         for label, config in binding.models:
             links.append(
@@ -125,6 +127,7 @@ class App:
             specialist=name,
             timeout=binding.entry.timeout,
             certificate=entry.certificate if binding.entry.error_budget is not None else None,
+            embed=self.engines.embed,
         )
 
     def binding(self, slot: str, tier: Tier, contract: Sha256 | None, checks: Sha256 | None = None) -> Binding:
