@@ -82,7 +82,7 @@ class FakeEngines(Engines):
     """Engines that hand out models by id: a `[models]` id (`fake:big`) or a specialist's; an exception is raised."""
 
     models: Mapping[str, Answers | Model | Exception] = field(default_factory=dict[str, "Answers | Model | Exception"])
-    vector: Callable[[str], list[float]] = field(default=lambda text: [float(len(text)), 1.0])
+    vector: Callable[[str], list[float]] = field(default=lambda text: [1.0, 0.0])
     """A text's embedding."""
 
     async def endpoint(self, config: ModelConfig, slot: str) -> Endpoint:

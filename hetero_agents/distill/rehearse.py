@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -120,17 +120,17 @@ async def remembered(
         if examples and len(given) == len(examples):
             found[part] = await tried_of(slot, compare, examples, given)
             if router:
-                found[part] = routed(router, found[part], await looks(app, slot, examples))
+                found[part] = routed(router, found[part], await look_at(app, slot, [e.input for e in examples]))
     return found
 
 
-async def looks(app: App, slot: Slot[..., Any], examples: Sequence[Example]) -> list[list[float]]:
-    """Return the embedding of each example's input, as routers look at it.
+async def look_at(app: App, slot: Slot[..., Any], inputs: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """Return the embedding of each input, as routers look at it.
 
     Raises:
         EngineError, MissingExtraError: no embeddings can be had.
     """
-    return await app.engines.embed([look(slot.contract, e.input) for e in examples])
+    return await app.engines.embed([look(slot.contract, values) for values in inputs])
 
 
 def phase_of(samples: int) -> str:
@@ -167,20 +167,20 @@ async def certified(
     chosen, tested = on_select[samples], await tried_of(ask.slot, compare, parts["test"], test)
     router, unrouted, asked = None, None, None
     if entry.router:
-        seen = await looks(ask.app, ask.slot, parts["select"])
+        seen = await look_at(ask.app, ask.slot, [e.input for e in parts["select"]])
         costs = await _costs(ask, on_test)
         fitted = fit_router(chosen, seen, calls, entry.error_budget, entry.confidence, embedder=EMBEDDER, costs=costs)
         router, unrouted = (None, fitted) if isinstance(fitted, str) else (fitted, None)
         if router:
             chosen = routed(router, chosen, seen)
-            seen = await looks(ask.app, ask.slot, parts["test"])
+            seen = await look_at(ask.app, ask.slot, [e.input for e in parts["test"]])
             tested = routed(router, tested, seen)
             asked = wilson(sum(lets(router, vector) for vector in seen), len(seen))
     apart: list[Tried] | int = calls
     if not hopeless(chosen, calls, entry.error_budget, entry.confidence):
         apart = await tried_of(ask.slot, compare, parts["certify"], await ask.answers(parts["certify"], samples))
         if router:
-            apart = routed(router, apart, await looks(ask.app, ask.slot, parts["certify"]))
+            apart = routed(router, apart, await look_at(ask.app, ask.slot, [e.input for e in parts["certify"]]))
     corrected = sum(e.corrected for e in parts["certify"])
     against = f"answers of {dataset.teacher}" + (
         f", {corrected} of {len(parts['certify'])} corrected" if corrected else ""
@@ -207,6 +207,6 @@ async def _costs(ask: Rehearsal, on_test: Sequence[Prediction]) -> Costs | None:
     taken: list[float] = []
     for prediction in on_test[:LOOKED]:
         started = time.perf_counter()
-        await ask.app.engines.embed([look(ask.slot.contract, prediction.input)])
+        await look_at(ask.app, ask.slot, [prediction.input])
         taken.append(time.perf_counter() - started)
     return Costs(call=median(times), look=median(taken))

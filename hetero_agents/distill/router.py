@@ -67,7 +67,7 @@ def fit_router(
     if few < FEWEST_OF_EACH:
         kind = "right" if sum(right) == few else "wrong"
         return f"{few} of the {len(select)} answers of the select part were {kind}, and it takes {FEWEST_OF_EACH}"
-    found = _apart(vectors, right, [t.cluster for t in select])
+    found = cross_fitted(vectors, right, [t.cluster for t in select])
     if found is None:
         return "the inputs do not tell where it is right"
     strength, apart = found
@@ -97,10 +97,10 @@ def past(tried: Sequence[Tried], chances: Sequence[float], level: float) -> list
     return [replace(t, refused=t.refused or right < level) for t, right in zip(tried, chances, strict=True)]
 
 
-def _apart(
+def cross_fitted(
     vectors: Sequence[Sequence[float]], right: Sequence[bool], clusters: Sequence[str]
 ) -> tuple[float, list[float]] | None:
-    """The strength that cross-validation chooses, and each call's chance by the calls of other clusters; None where the base rate says as much."""
+    """Return the strength that cross-validation chooses, and each call's chance by the calls of other clusters; None where the base rate says as much."""
     import numpy as np
     from sklearn.metrics import log_loss
     from sklearn.model_selection import GroupKFold
@@ -115,18 +115,21 @@ def _apart(
             return None
         made[None][held] = labels[learn].mean()
         for strength in STRENGTHS:
-            made[strength][held] = _model(given[learn], labels[learn], strength).predict_proba(given[held])[:, 1]
+            made[strength][held] = logistic_model(given[learn], labels[learn], strength).predict_proba(given[held])[
+                :, 1
+            ]
     losses = {strength: float(log_loss(labels, chances)) for strength, chances in made.items()}
     best = min(losses, key=lambda strength: losses[strength])
     return None if best is None else (best, [float(one) for one in made[best]])
 
 
 def _fitted(vectors: Sequence[Sequence[float]], right: Sequence[bool], strength: float) -> tuple[float, list[float]]:
-    model = _model(vectors, right, strength)
+    model = logistic_model(vectors, right, strength)
     return round(float(model.intercept_[0]), 5), [round(float(weight), 5) for weight in model.coef_[0]]
 
 
-def _model(vectors: Any, right: Any, strength: float) -> Any:
+def logistic_model(vectors: Any, right: Any, strength: float) -> Any:
+    """Return a logistic regression of right answers on vectors, with an inverse strength of its regularisation."""
     from sklearn.linear_model import LogisticRegression
 
     return cast(Any, LogisticRegression)(C=strength, max_iter=1000).fit(vectors, right)
