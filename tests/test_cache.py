@@ -244,6 +244,6 @@ def test_a_workspace_of_its_own_vault_caches_under_the_agents_key(tmp_path: Path
 
 
 def test_another_word_for_the_cache_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "hetero.toml").write_text(CACHED.replace('"exact"', '"semantic"'))
-    with pytest.raises(ConfigError, match="'semantic'"):
+    (tmp_path / "hetero.toml").write_text(CACHED.replace('"exact"', '"similar"'))
+    with pytest.raises(ConfigError, match="'similar'"):
         Config.load(tmp_path / "hetero.toml")

@@ -20,8 +20,7 @@ from hetero_agents.distill.evaluate import Prediction
 from hetero_agents.distill.loop import comparator_of
 from hetero_agents.distill.rehearse import Rehearsal, certified, remembered
 from hetero_agents.distill.router import FEWEST_OF_EACH, Costs, fit_router, routed
-from hetero_agents.engines import Endpoint
-from hetero_agents.engines.embeddings import NAME
+from hetero_agents.engines import EMBEDDER, Endpoint
 from hetero_agents.routing import Answer, Link, State, ask, chance, lets, look
 from hetero_agents.slots import App
 
@@ -32,7 +31,7 @@ from .test_movable import BUDGET, ID, ONE, distilled, named
 
 EASY, HARD = "an easy one", "a hard one"
 
-BY_FIRST = Router(embedder=NAME, bias=0.0, weights=[4.0, 0.0], level=0.5)
+BY_FIRST = Router(embedder=EMBEDDER, bias=0.0, weights=[4.0, 0.0], level=0.5)
 """Lets a specialist be asked where the first number is not negative."""
 
 
@@ -105,7 +104,7 @@ async def late(texts: Sequence[str]) -> list[list[float]]:
         (no_embedding, BY_FIRST, "its router cannot look at the input: there is no embedder"),
         (late, BY_FIRST, "its router cannot look at the input: no answer in 5 s"),
         (None, BY_FIRST, "its router has nothing to look with"),
-        (vectors, replace_router(embedder="another"), f"its router looks with another, which is not the {NAME}"),
+        (vectors, replace_router(embedder="another"), f"its router looks with another, which is not the {EMBEDDER}"),
     ],
 )
 def test_without_a_look_nothing_is_kept_because_nothing_was_shown_of_that(
@@ -117,6 +116,27 @@ def test_without_a_look_nothing_is_kept_because_nothing_was_shown_of_that(
         assert (answer.route.binding, mine.asked) == ("big", [])
         assert reason in (answer.route.reason or "")
     assert State(tmp_path / "state.db").rests("a@1") is None, "the specialist's engine is not to blame"
+
+
+@pytest.mark.parametrize(("embed", "passed"), [(vectors, ["a@1"]), (no_embedding, [])])
+def test_what_a_router_passes_over_has_been_passed_on_and_what_it_cannot_look_at_has_not(
+    tmp_path: Path, embed: Any, passed: list[str]
+) -> None:
+    """The cache behind it is certified on what the specialist passes on."""
+    told: list[Sequence[str]] = []
+
+    async def recalled(by: Sequence[str]) -> Answer | None:
+        told.append(list(by))
+        return None
+
+    async def open_() -> Endpoint:
+        return Endpoint(answers(said("a", -0.1)).model("fake"), bare_json=True)
+
+    link = Link("a@1", open_, specialist="a@1", certificate=certificate(router=BY_FIRST), embed=embed)
+    chain, state = [link, llm(answers("big's"))], State(tmp_path / "state.db")
+    more: dict[str, Any] = {"checks": [], "state": state, "instrument": None, "recalled": recalled}
+    asyncio.run(ask(chain, CONTRACT, {"text": HARD}, **more))
+    assert told == [passed]
 
 
 # -- in a slot -------------------------------------------------------------------------------------
@@ -138,6 +158,22 @@ def routed_slot(
 def test_a_slot_asks_its_specialist_as_the_router_says(open_app: OpenApp) -> None:
     _, name = routed_slot(open_app, "active", answers(said("a", -0.1)))
     assert [name.sync(EASY), name.sync(HARD)] == ["a", "b"]
+
+
+def test_embeddings_that_cannot_be_had_are_not_tried_at_each_call(
+    open_app: OpenApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, name = routed_slot(open_app, "active", answers(said("a", -0.1)))
+    tried: list[str] = []
+
+    def fails(text: str) -> list[float]:
+        tried.append(text)
+        raise EngineError("there is no embedder")
+
+    assert isinstance(app.engines, FakeEngines)
+    app.engines.vector = fails
+    assert [name.sync(EASY) for _ in range(3)] == ["b"] * 3
+    assert (tried, len(caplog.records)) == ([EASY], 1)
 
 
 def test_a_shadow_that_its_router_passes_over_would_not_have_answered(open_app: OpenApp) -> None:
@@ -186,7 +222,7 @@ def world(n: int, rng: random.Random) -> tuple[list[Tried], list[list[float]]]:
 
 
 def fitted(select: Sequence[Tried], seen: Sequence[Sequence[float]], costs: Costs | None = None) -> Router | str:
-    return fit_router(select, seen, 300, 0.1, 0.95, embedder=NAME, costs=costs)
+    return fit_router(select, seen, 300, 0.1, 0.95, embedder=EMBEDDER, costs=costs)
 
 
 def test_a_router_spares_calls_and_keeps_as_much() -> None:

@@ -4,11 +4,12 @@ Whether a model exists is the engines' question; this room knows names, forms an
 """
 
 from .config import Config, ModelConfig, PrivacyConfig, SlotConfig, TierConfig
-from .lock import Calibrator, Certificate, Lock, Router, Score, SlotLock, Specialist, SpecialistId
+from .lock import CacheLock, Calibrator, Certificate, Lock, Router, Score, SlotLock, Specialist, SpecialistId
 from .workspace import Binding, Workspace
 
 __all__ = [
     "Binding",
+    "CacheLock",
     "Calibrator",
     "Certificate",
     "Config",

@@ -76,8 +76,8 @@ class SlotConfig(_Form):
 
     hci: bool | None = None
     """The slot or agent talks to a human: neither logged for training nor distilled (the paper's S1)."""
-    cache: Literal["exact"] | None = None
-    """`exact`: the same question to the same model is answered from the cache."""
+    cache: Literal["exact", "semantic"] | None = None
+    """`exact`: the same question to the same model is answered from the cache; `semantic`: one that means the same too, where that was certified."""
     cache_seconds: Annotated[float, Field(gt=0)] = 86400.0
     """How long an answer is kept in the cache."""
     personal: bool = False
@@ -86,6 +86,11 @@ class SlotConfig(_Form):
     """Parameters whose values are stored as they are, because they hold nothing personal."""
     imported_from: list[str] = []
     """Agents, chains or tasks of other programs, as `hetero import` lists them, whose calls this slot learns from too."""
+
+    @property
+    def shown_with(self) -> float:
+        """The confidence of a specialist's certificate, and of its cache's: where both answer, they share the chance to be wrong."""
+        return 1 - (1 - self.confidence) / 2 if self.cache == "semantic" else self.confidence
 
     @property
     def measure(self) -> str:

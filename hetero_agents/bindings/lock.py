@@ -51,7 +51,7 @@ class Router(_Form):
     """Whether a specialist is asked at all: by one look at the input, a logistic function of its embedding."""
 
     embedder: str
-    """What made the embeddings, as `engines.embeddings.NAME` says: vectors of another say nothing here."""
+    """What made the embeddings, as `engines.EMBEDDER` says: vectors of another say nothing here."""
     bias: float
     weights: list[float]
     """One for each number of an embedding."""
@@ -154,6 +154,20 @@ class Specialist(_Form):
         return f"{self.adapter}/{'whole' if self.whole else 'adapter'}.gguf"
 
 
+class CacheLock(_Form):
+    """What was shown of answers that a slot's cache gives by meaning, to the calls that its specialist passes on or to all."""
+
+    slot: SlotId
+    after: SpecialistId | None
+    """The specialist whose calls these are; None where nobody is asked before."""
+    model: str
+    """Id of the model whose answers are given again."""
+    embedder: str
+    """The model that says what means the same."""
+    contract_sha256: Sha256
+    certificate: Certificate
+
+
 class SlotLock(_Form):
     """What is active in a slot, and what it replaced."""
 
@@ -172,6 +186,8 @@ class Lock(_Form):
     version: Literal[1] = 1
     specialists: dict[SpecialistId, Specialist] = {}
     slots: dict[SlotId, SlotLock] = {}
+    caches: dict[str, CacheLock] = {}
+    """By the specialist's id that a cache by meaning stands behind, or the slot's where there is none."""
 
     @classmethod
     def load(cls, path: Path) -> Lock:

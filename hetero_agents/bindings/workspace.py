@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from ..contract import Sha256, SlotId
 from ..errors import ConfigError, UnknownNameError
 from .config import Config, ModelConfig, SlotConfig, Tier
-from .lock import Certificate, Lock, SlotLock, Specialist, SpecialistId, Stage, update_lock
+from .lock import CacheLock, Certificate, Lock, SlotLock, Specialist, SpecialistId, Stage, update_lock
 
 T = TypeVar("T")
 
@@ -174,6 +174,29 @@ class Workspace:
             warnings.warn(f"{name} is not used: {reason}; run `hetero distill {specialist.slot}` again.", stacklevel=2)
         return reason
 
+    def cache_certificate(
+        self, binding: Binding, after: SpecialistId | None, embedder: str, contract: Sha256, checks: Sha256
+    ) -> Certificate | None:
+        """Return what says which answers the cache may give by meaning; None where it may give none, which is said once.
+
+        Args:
+            binding: what fills the slot now.
+            after: the specialist that passed the call on; None where nobody was asked before.
+            embedder: the model that says what means the same.
+            contract: the contract's hash in the code.
+            checks: the hash of the slot's checks in the code.
+        """
+        shown = self.lock.caches.get(after or binding.slot)
+        reason = _cache_reason(shown, binding, after, embedder, contract, checks)
+        if reason is None:
+            return shown and shown.certificate
+        name = after or SpecialistId(binding.slot)
+        if (name, reason) not in self._warned:
+            self._warned.add((name, reason))
+            where = f"behind {after}" if after else f"of {binding.slot}"
+            warnings.warn(f"The cache {where} answers nothing by meaning: {reason}.", stacklevel=2)
+        return None
+
     # -- what `hetero promote`, `rollback` and `distill` write ------------------------------------
 
     def add_specialist(self, specialist_id: SpecialistId, specialist: Specialist) -> None:
@@ -181,6 +204,13 @@ class Workspace:
         update_lock(
             self.lock_path,
             lambda lock: lock.model_copy(update={"specialists": {**lock.specialists, specialist_id: specialist}}),
+        )
+
+    def add_cache(self, cache: CacheLock) -> None:
+        """Write what was shown of a cache by meaning into the lock, in place of what was shown before."""
+        update_lock(
+            self.lock_path,
+            lambda lock: lock.model_copy(update={"caches": {**lock.caches, cache.after or cache.slot: cache}}),
         )
 
     def activate(
@@ -273,6 +303,37 @@ def uncertified(certificate: Certificate | None, entry: SlotConfig, checks: Sha2
     if certificate.threshold is None:
         return f"nothing that it answers is certified for an error budget of {budget:g}: {certificate.missing}"
     return None
+
+
+def _cache_reason(
+    shown: CacheLock | None,
+    binding: Binding,
+    after: SpecialistId | None,
+    embedder: str,
+    contract: Sha256,
+    checks: Sha256,
+) -> str | None:
+    """Why a cache may give nothing by meaning; None where it may."""
+    entry, run = binding.entry, f"run `hetero distill {binding.slot} --cache-only`"
+    if entry.error_budget is None:
+        return f'[slots."{binding.slot}"] needs an error_budget, against which its errors count'
+    if shown is None:
+        return f"it was never certified; {run}"
+    if shown.contract_sha256 != contract or shown.embedder != embedder:
+        return f"the contract or what compares meanings has changed since it was certified; {run}"
+    if shown.model != binding.models[0][1].model:
+        return f"it was certified on answers of {shown.model}, which the chain asks no more; {run}"
+    own = entry.model_copy(update={"confidence": entry.shown_with}) if after else entry
+    if (reason := uncertified(shown.certificate, own, checks)) is not None:
+        return f"{reason}; {run}"
+    standing = next((s for n, s in _specialists(binding) if n == after), None) if after else None
+    if after and (standing is None or uncertified(standing.certificate, own, checks)):
+        return f"{after} was certified with less confidence than {entry.shown_with:g}, which leaves none to the cache; run `hetero distill {binding.slot}`"
+    return None
+
+
+def _specialists(binding: Binding) -> list[tuple[SpecialistId | None, Specialist | None]]:
+    return [(binding.specialist_id, binding.specialist), (binding.coming, binding.coming_entry)]
 
 
 class _Watched(Generic[T]):

@@ -13,11 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import ConfigError, UserError
-from ..slots import App, registry
+from ..slots import App, Slot, registry
 from . import common
 from .common import Json
 
 if TYPE_CHECKING:
+    from ..bindings import CacheLock
     from ..distill import Distilled, Recipe
     from ..distill.select import BakeOff
 
@@ -47,6 +48,9 @@ def distill(
             help="Secrets with which shadow trainings are tested for what they remember; each twentieth of the data is one more training.",
         ),
     ] = 0,
+    cache_only: Annotated[
+        bool, typer.Option("--cache-only", help="Train nothing: certify what the slot's cache may answer by meaning.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Turn a slot's spans into a specialist: curate, train, convert, evaluate. Ctrl-C and the same command resume."""
@@ -60,6 +64,9 @@ def distill(
     how = Recipe.load(recipe, **{key: value for key, value in given.items() if value is not None})
     app = common.open_app()
     declared = registry.slot(slot)
+    if cache_only:
+        _cache_only(app, declared, as_json)
+        return
     if candidates is not None and base is not None:
         raise UserError("Give --base or --candidates, not both.")
     names, refused = ([], {}) if candidates is None else _candidates(app, candidates, how)
@@ -84,6 +91,23 @@ def distill(
         say(app, made, left_out, refused)
 
 
+def _cache_only(app: App, slot: Slot[..., Any], as_json: bool) -> None:
+    from ..distill import certify_cache
+    from ..distill.loop import check_cache
+    from ..engines.embeddings import fetch_embedder
+
+    check_cache(app, slot)
+    with common.fetch_progress() as fetched:
+        fetch_embedder(fetched)
+    with common.step_progress() as progress:
+        made = asyncio.run(certify_cache(app, slot, progress=progress))
+    if as_json:
+        common.print_json({"caches": [cache.model_dump(mode="json") for cache in made]})
+        return
+    for cache in made:
+        _line(_cache(cache))
+
+
 def _candidates(app: App, candidates: str, recipe: Recipe) -> tuple[list[str], dict[str, str]]:
     """The models that a bake-off is among, and why others are not."""
     from ..distill.select import allowed
@@ -104,6 +128,7 @@ def values_of(made: Distilled) -> dict[str, Any]:
     return {
         "specialist": made.specialist_id,
         "reused": made.reused,
+        "caches": [cache.model_dump(mode="json") for cache in made.caches],
         "bake_off": chosen and {**asdict(chosen), "rounds": [entry.to_json() for entry in chosen.rounds]},
         "differences": {name: asdict(difference) for name, difference in made.differences.items()},
         "slices": [{**asdict(s), "score": s.score.model_dump()} for s in made.slices],
@@ -147,6 +172,8 @@ def say(app: App, made: Distilled, left_out: Mapping[str, int], refused: Mapping
     _line(_exposure(made))
     if made.specialist.certificate:
         _line(common.certificate_text(made.specialist.certificate))
+    for cache in made.caches:
+        _line(_cache(cache))
     _line(f"Next: hetero promote {made.specialist_id}")
 
 
@@ -198,6 +225,12 @@ def _noise(made: Distilled) -> str:
         return "Noise in the teacher's answers: unknown, no input was asked twice."
     share = common.score_text(wilson(otherwise, again))
     return f"Noise in the teacher's answers: asked again, it said something else for {share} of the inputs."
+
+
+def _cache(cache: CacheLock) -> str:
+    """What the cache may answer by meaning."""
+    where = f"of the calls that {cache.after} passes on" if cache.after else "of all calls, with nobody before it"
+    return f"Cache by meaning, {where}. {common.certificate_text(cache.certificate)}"
 
 
 def _exposure(made: Distilled) -> str:

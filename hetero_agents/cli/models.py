@@ -27,7 +27,7 @@ Name = Annotated[
 @models.command("list")
 def list_(as_json: Json = False) -> None:
     """List the models of this workspace, the weights that are known by name, and what makers publish of small models."""
-    from ..engines import embeddings
+    from ..engines import EMBEDDER, embeddings
     from ..engines.catalog import cache_dir, catalog, is_fetched
     from ..engines.families import known_models
     from ..engines.probe import probed
@@ -48,7 +48,7 @@ def list_(as_json: Json = False) -> None:
         for w in catalog().values()
     ]
     embedder = {
-        "name": embeddings.NAME,
+        "name": EMBEDDER,
         "licence": embeddings.LICENCE,
         "source": embeddings.SOURCE,
         "fetched": embeddings.is_here(),
@@ -75,7 +75,7 @@ def list_(as_json: Json = False) -> None:
         table.add_row(row["name"], row["licence"], "yes" if row["fetched"] else "no", speed, row["description"])
     common.out.print(table)
     here = "here" if embedder["fetched"] else "not here"
-    common.out.print(f"For embeddings: {embeddings.NAME} ({embeddings.LICENCE}), {here}", markup=False)
+    common.out.print(f"For embeddings: {EMBEDDER} ({embeddings.LICENCE}), {here}", markup=False)
     known = Table(
         Column("name", no_wrap=True),
         *("parameters", Column("licence", overflow="fold"), "context", Column("engines", no_wrap=True)),
@@ -175,11 +175,11 @@ def probe(name: Name, as_json: Json = False) -> None:
 @models.command()
 def fetch(name: Name) -> None:
     """Fetch weights into the cache now, all-minilm-l6-v2 for embeddings among them, and print where they are."""
-    from ..engines import embeddings
+    from ..engines import EMBEDDER, embeddings
     from ..engines.catalog import fetch_weights, find_weights
 
     with common.fetch_progress() as progress:
-        if name == embeddings.NAME:
+        if name == EMBEDDER:
             path = embeddings.fetch_embedder(progress)
         else:
             path = fetch_weights(find_weights(name.removeprefix("local:")), progress)

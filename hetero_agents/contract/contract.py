@@ -136,6 +136,15 @@ class Contract:
         # Nothing is optional to the model: defaults are applied before a call is sent.
         return {"type": "object", "properties": properties, "x-order": list(properties)}
 
+    @cached_property
+    def free_texts(self) -> list[str]:
+        """The parameters that take any text: declared as `str`, and not as one of some values or in a format."""
+        fixed = {"enum", "const", "format", "pattern"}
+        schemas: dict[str, JsonSchema] = self._input_schema()["properties"]
+        return [
+            name for name, schema in schemas.items() if schema.get("type") == "string" and not fixed & schema.keys()
+        ]
+
     # -- one call ------------------------------------------------------------------------------
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

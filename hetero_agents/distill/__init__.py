@@ -5,7 +5,17 @@ S1 is the vault; S6 is rollout.
 
 from .evaluate import Prediction
 from .intervals import Paired, paired, paired_difference, wilson
-from .loop import Distilled, distill
+from .loop import Distilled, certify_cache, distill
 from .recipe import Recipe
 
-__all__ = ["Distilled", "Paired", "Prediction", "Recipe", "distill", "paired", "paired_difference", "wilson"]
+__all__ = [
+    "Distilled",
+    "Paired",
+    "Prediction",
+    "Recipe",
+    "certify_cache",
+    "distill",
+    "paired",
+    "paired_difference",
+    "wilson",
+]

@@ -215,6 +215,8 @@ def certify(
     against: str,
     checks_sha256: Sha256,
     compare: str,
+    each_call: bool = False,
+    proved_on: str = "the certify part",
 ) -> Certificate:
     """Return what can be shown of a specialist's answers.
 
@@ -228,32 +230,40 @@ def certify(
         against: what "wrong" means.
         checks_sha256: of the slot's checks.
         compare: what `hetero.toml` says of the comparison.
+        each_call: it must be shown of all calls too, not only of one of each cluster: where large clusters are answered more often than others.
+        proved_on: what `kept_apart` is, in words.
     """
     calibrator = fit(select)
     asked = not isinstance(kept_apart, int)
     calls = [] if isinstance(kept_apart, int) else list({t.cluster: t for t in reversed(kept_apart)}.values())
     available = kept_apart if isinstance(kept_apart, int) else len(calls)
-    threshold, kept, wrong, missing = None, 0, 0, None
+    threshold, kept, wrong, missing, counted = None, 0, 0, None, len(calls)
     if calibrator is None:
         missing, calibrator = "the engine does not say how sure it is", Calibrator(bias=0.0, weights={})
     else:
         scored = scores_of(calibrator, calls)
         planned = plan(scores_of(calibrator, select), available, error_budget, confidence)
+        ways = [scored] if isinstance(kept_apart, int) or not each_call else [scored, scores_of(calibrator, kept_apart)]
         for tried in planned.thresholds if asked else []:
-            some = [wrong for score, wrong in scored if score >= tried]
-            shown = upper_bound(sum(some), len(some), confidence) <= error_budget
+            shown, found = True, (0, 0, 0)
+            for way in ways:
+                some = [wrong for score, wrong in way if score >= tried]
+                found = len(way), len(some), sum(some)
+                shown = upper_bound(sum(some), len(some), confidence) <= error_budget
+                if not shown:
+                    break
             if shown or threshold is None:
-                kept, wrong = len(some), sum(some)
+                counted, kept, wrong = found
             if not shown:
                 break
             threshold = tried
         if threshold is None:
-            seen = f"{wrong} of the {kept} surest of {len(calls)} answers were wrong"
+            seen = f"{wrong} of the {kept} surest of {counted} answers were wrong"
             if not kept:
-                seen = f"{available} calls in the certify part could show nothing"
+                seen = f"{available} calls in {proved_on} could show nothing"
                 seen += "" if asked else ", so they were not asked"
             more = needed(scores_of(calibrator, select), available, error_budget, confidence)
-            missing = f"{seen}; {_needed(more, error_budget, confidence)}"
+            missing = f"{seen}; {_needed(more, error_budget, confidence, proved_on)}"
     alone = [t for t in test if threshold is not None and sureness(calibrator, t) >= threshold]
     return Certificate(
         error_budget=error_budget,
@@ -262,7 +272,7 @@ def certify(
         samples=samples,
         calibrator=calibrator,
         threshold=threshold,
-        calls=len(calls),
+        calls=counted,
         kept=kept,
         wrong=wrong,
         upper_bound=upper_bound(wrong, kept, confidence),
@@ -284,11 +294,11 @@ def hopeless(select: Sequence[Tried], calls: int, error_budget: float, confidenc
     return plan(scores_of(calibrator, select), calls, error_budget, confidence).chance < HOPELESS
 
 
-def _needed(calls: int | None, error_budget: float, confidence: float) -> str:
+def _needed(calls: int | None, error_budget: float, confidence: float, proved_on: str) -> str:
     if calls is None:
         return "by the select part it is too often wrong where it is surest for any number of calls like these"
     least = fewest(error_budget, confidence)
-    return f"with about {calls} in the certify part it might be shown (it takes {least} without an error)"
+    return f"with about {calls} in {proved_on} it might be shown (it takes {least} without an error)"
 
 
 def reliability(calibrator: Calibrator, tried: Sequence[Tried]) -> list[Bin]:

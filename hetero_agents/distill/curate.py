@@ -138,6 +138,8 @@ def curate(
             left_out["of a failed run"] += 1
         elif call.specialist is not None and not call.corrected:
             left_out["answered by a specialist"] += 1
+        elif call.by_meaning and not call.corrected:
+            left_out["answered by meaning from the cache"] += 1
         elif not call.trainable and not call.corrected:
             left_out["the model's terms"] += 1
             untrainable[call.binding] += 1

@@ -10,9 +10,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..bindings import Certificate, Score, Specialist, SpecialistId
+from ..bindings import CacheLock, Certificate, Score, Specialist, SpecialistId
 from ..bindings.lock import exclusive
-from ..errors import DistillError, MissingExtraError
+from ..errors import ConfigError, DistillError, MissingExtraError
 from ..slots import App, Slot
 from ..spans import calls_of
 from .canaries import CHANCE, Exposure
@@ -21,6 +21,8 @@ from .curate import BUDGET_SHARES, ROUTED_SHARES, SHARES, Dataset, curate, split
 from .evaluate import Prediction, grounded, in_order
 from .imported import imported_calls
 from .intervals import Paired, paired
+from .lineage import dataset_of
+from .meaning import Standing, certify_caches
 from .measure import contest, scores_of
 from .recipe import Recipe
 from .rehearse import Rehearsal, certified
@@ -52,6 +54,8 @@ class Distilled:
     """How the base was chosen, where there was a choice."""
     reliability: list[Bin]
     """How often answers of the test part are right by how sure they are, where the slot has an error budget."""
+    caches: list[CacheLock]
+    """What the slot's cache may answer by meaning, where it has one and an error budget."""
     reused: bool
     """The same data, base, recipe and contract had been distilled before."""
 
@@ -157,10 +161,54 @@ async def _distill(
             app.workspace.add_specialist(specialist_id, specialist)
             app.state.forget_evidence(specialist_id)
     corners = slices(mine, [split_text(p.input, entry.split_by) for p in mine])
+    caches: list[CacheLock] = []
+    if entry.error_budget is not None and entry.cache == "semantic" and contract.free_texts:
+        behind = [None, Standing(specialist_id, specialist, made.folder)]
+        caches = await certify_caches(app, slot, dataset, compare, progress, behind)
     copied, reused = grounded(contract, mine), existing is not None
     return Distilled(
-        specialist_id, specialist, predictions, dataset, made.trained, corners, copied, chosen, bins, reused
+        specialist_id, specialist, predictions, dataset, made.trained, corners, copied, chosen, bins, caches, reused
     )
+
+
+def check_cache(app: App, slot: Slot[..., Any]) -> None:
+    """Check that `hetero.toml` gives a slot a cache by meaning that can be certified.
+
+    Raises:
+        ConfigError: it has none, or no error budget.
+    """
+    entry = app.workspace.slot_config(slot.id)
+    if entry.cache != "semantic" or entry.error_budget is None:
+        raise ConfigError(
+            f'Slot {slot.id!r} has no cache by meaning to certify: give [slots."{slot.id}"] cache = "semantic" and an error_budget.'
+        )
+
+
+async def certify_cache(app: App, slot: Slot[..., Any], *, progress: Progress) -> list[CacheLock]:
+    """Certify what a slot's cache may answer by meaning, without any training; write it into the lock.
+
+    It is shown for all calls, and for those that the slot's specialist passes on, where there is one with an error budget of its own.
+
+    Args:
+        app: the workspace.
+        slot: the slot.
+        progress: called as steps go on.
+
+    Raises:
+        ConfigError: the slot has no cache by meaning or no error budget.
+        DistillError: no usable data, or too little; or no parameter of the slot is free text.
+        EngineError: there are no embeddings.
+    """
+    check_cache(app, slot)
+    contract = slot.contract
+    compare = await comparator_of(app, slot)
+    made = await certify_caches(app, slot, curated(app, slot), compare, progress, [None])
+    binding = app.binding(slot.id, slot.tier, contract.sha256, slot.checks_sha256)
+    for name, specialist in ((binding.specialist_id, binding.specialist), (binding.coming, binding.coming_entry)):
+        if name and specialist and (found := dataset_of(app.workspace, specialist)) is not None:
+            behind = [Standing(name, specialist, found[0].parent)]
+            made += await certify_caches(app, slot, found[1], compare, progress, behind)
+    return made
 
 
 def curated(app: App, slot: Slot[..., Any]) -> Dataset:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_ai.exceptions import ModelRetry
 
 from ..bindings import Certificate, ModelConfig, Specialist, SpecialistId
-from ..engines.embeddings import NAME as EMBEDDER
+from ..engines import EMBEDDER
 from ..errors import DistillError
 from ..routing import CheckBroke, hold, lets, look
 from ..slots import App, Slot
@@ -162,14 +162,14 @@ async def certified(
     on_select |= {n: await select(n) for n in VOTES if n <= most}
     calls = len({e.cluster or e.key for e in parts["certify"]})
     # Among equals the fewest samples, which come first.
-    samples = max(on_select, key=lambda n: promise(on_select[n], calls, entry.error_budget or 0, entry.confidence))
+    samples = max(on_select, key=lambda n: promise(on_select[n], calls, entry.error_budget or 0, entry.shown_with))
     test = on_test if samples == 1 else await ask.answers(parts["test"], samples)
     chosen, tested = on_select[samples], await tried_of(ask.slot, compare, parts["test"], test)
     router, unrouted, asked = None, None, None
     if entry.router:
         seen = await look_at(ask.app, ask.slot, [e.input for e in parts["select"]])
         costs = await _costs(ask, on_test)
-        fitted = fit_router(chosen, seen, calls, entry.error_budget, entry.confidence, embedder=EMBEDDER, costs=costs)
+        fitted = fit_router(chosen, seen, calls, entry.error_budget, entry.shown_with, embedder=EMBEDDER, costs=costs)
         router, unrouted = (None, fitted) if isinstance(fitted, str) else (fitted, None)
         if router:
             chosen = routed(router, chosen, seen)
@@ -177,7 +177,7 @@ async def certified(
             tested = routed(router, tested, seen)
             asked = wilson(sum(lets(router, vector) for vector in seen), len(seen))
     apart: list[Tried] | int = calls
-    if not hopeless(chosen, calls, entry.error_budget, entry.confidence):
+    if not hopeless(chosen, calls, entry.error_budget, entry.shown_with):
         apart = await tried_of(ask.slot, compare, parts["certify"], await ask.answers(parts["certify"], samples))
         if router:
             apart = routed(router, apart, await look_at(ask.app, ask.slot, [e.input for e in parts["certify"]]))
@@ -190,7 +190,7 @@ async def certified(
         apart,
         tested,
         error_budget=entry.error_budget,
-        confidence=entry.confidence,
+        confidence=entry.shown_with,
         samples=samples,
         against=f"{against}; right: {compare.name}",
         checks_sha256=ask.slot.checks_sha256,

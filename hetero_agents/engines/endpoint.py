@@ -36,6 +36,9 @@ TOP_LOGPROBS = 5
 BAKED_TEMPLATE = "{{ messages[0]['content'] }}"
 """Chat template of a baked specialist: its prompt is the text of the one message, with no markup around it."""
 
+EMBEDDER = "all-minilm-l6-v2"
+"""The model of `Engines.embed`."""
+
 INPUT_KEY = "hetero_input"
 """Field of a request's body with the SHA-256 of a slot call's arguments, for answer keys."""
 

@@ -107,7 +107,7 @@ async def slot_report(app: App, slot: Slot[..., Any]) -> SlotReport:
     if any(span.get("withheld") for span in spans):
         raise KeyAccessError(f"The calls of {slot.id!r} are content, which your key does not open; a curator's does.")
     calls = [span for span in spans if _is_call(span, slot.id)]
-    asked = {span["span_id"] for span in calls if Names.SPECIALIST not in span["attributes"]}
+    asked = {span["span_id"] for span in calls if not span["attributes"].keys() & {Names.SPECIALIST, Names.CACHE}}
     # The one that answered is the last below its call.
     chats = list(
         {
@@ -193,7 +193,7 @@ async def _measured(app: App, slot: Slot[..., Any], name: SpecialistId, entry: S
             parts.get("certify", len({e.cluster or e.key for e in found[1].parts["certify"]})),
             parts["test"],
             error_budget=budget,
-            confidence=config.confidence,
+            confidence=config.shown_with,
             samples=entry.certificate.samples if entry.certificate else 1,
             against="",
             checks_sha256=slot.checks_sha256,

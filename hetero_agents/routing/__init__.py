@@ -7,11 +7,13 @@ from .cache import AnswerCache, Kept
 from .chain import Answer, Link, Route, alone, ask, recall
 from .confidence import Signals, calibrated, scaled, signals_of
 from .evidence import ALPHA, wealth_against_bad, wealth_against_good
+from .meaning import REMEMBERED, Nearest, Question, packed, question_of
 from .router import Embed, chance, lets, look
 from .state import Seen, State, Watched
 
 __all__ = [
     "ALPHA",
+    "REMEMBERED",
     "Answer",
     "AnswerCache",
     "Aside",
@@ -22,6 +24,8 @@ __all__ = [
     "Embed",
     "Kept",
     "Link",
+    "Nearest",
+    "Question",
     "Route",
     "Seen",
     "Signals",
@@ -36,6 +40,8 @@ __all__ = [
     "hold",
     "lets",
     "look",
+    "packed",
+    "question_of",
     "recall",
     "scaled",
     "signals_of",

@@ -23,7 +23,7 @@ from ..errors import AnswerError, EngineError, HeteroError, IntegrityError, Repl
 from .attempts import Attempt, BadAnswer, Check, CheckBroke, attempt, hold, vote
 from .cache import Kept
 from .confidence import calibrated
-from .router import Embed, why_past
+from .router import Embed, Past, past
 from .state import State
 
 
@@ -47,18 +47,18 @@ class Link:
     embed: Embed | None = None
     """What the certificate's router looks with, where it has one."""
 
-    async def why_past(self, contract: Contract, arguments: Mapping[str, Any]) -> str | None:
+    async def past(self, contract: Contract, arguments: Mapping[str, Any]) -> Past | None:
         """Return why the specialist is not asked at all for a call; None where it is."""
         router = self.certificate.router if self.certificate else None
         if router is None:
             return None
         if self.embed is None:
-            return "its router has nothing to look with"
+            return Past("its router has nothing to look with", looked=False)
         try:
             async with asyncio.timeout(self.timeout):
-                return await why_past(router, self.embed, contract, arguments)
+                return await past(router, self.embed, contract, arguments)
         except (HeteroError, OSError) as error:
-            return f"its router cannot look at the input: {_reason(error, self)}"
+            return Past(f"its router cannot look at the input: {_reason(error, self)}", looked=False)
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ class Route:
     """Name in `[models]`, or the specialist's id, of the model that answered."""
     specialist: str | None
     """The specialist's id, where one answered."""
+    cache: str | None = None
+    """What the cache by meaning stands behind, where it answered: a specialist's id, or the slot's."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ async def ask(
     state: State,
     instrument: InstrumentationSettings | None,
     refused: str | None = None,
+    recalled: Callable[[Sequence[str]], Awaitable[Answer | None]] | None = None,
 ) -> Answer:
     """Return the first answer of the chain that holds.
 
@@ -105,6 +108,8 @@ async def ask(
         state: the circuit breaker.
         instrument: pydantic-ai's instrumentation; None makes no spans.
         refused: why a specialist that should have been first is not in the chain.
+        recalled: is asked for an answer that is there already before any model that is no specialist is; it gets the specialists that
+            have passed the call on, not those that rest or whose engine failed.
 
     Raises:
         AnswerError: no model gave an answer that holds.
@@ -112,9 +117,20 @@ async def ask(
     """
     failures = [refused] if refused else []
     last: Exception | None = None
+    passed: list[str] = []
     for link in chain:
-        if link.specialist and (why := state.rests(link.specialist) or await link.why_past(contract, arguments)):
+        if recalled and not link.specialist:
+            if (known := await recalled(passed)) is not None:
+                reasons = [*failures, *([known.route.reason] if known.route.reason else [])]
+                return replace(known, route=replace(known.route, reason="; ".join(reasons) or None))
+            recalled = None
+        if link.specialist and (why := state.rests(link.specialist)):
             failures.append(f"{link.label}: {why}")
+            continue
+        if link.specialist and (past := await link.past(contract, arguments)):
+            failures.append(f"{link.label}: {past.why}")
+            if past.looked:
+                passed.append(link.specialist)
             continue
         try:
             # An engine's start counts too: a slot that promises an answer in a second does not wait for weights.
@@ -133,6 +149,7 @@ async def ask(
             last = error
             if link.specialist:
                 state.worked(link.specialist)  # the engine did
+                passed.append(link.specialist)
         except (ModelAPIError, UnexpectedModelBehavior, HeteroError, OSError) as error:
             # What is wrong with a specialist, a full disk among it, never stops a call; what the user wrote wrong is said.
             if (

@@ -18,6 +18,7 @@ Signals = dict[str, float]
 - `choice`: the same of the tokens that decide between the answers that a call can have (OneOf, enums, bool), each against those
   that the grammar allowed there; absent where a call's answers are not few and known.
 - `agreement`: share of samples that gave the same answer, where there are some.
+- `likeness`: of an answer that the cache gives by meaning, that of the two questions, at most 1.
 """
 
 
@@ -67,7 +68,7 @@ def product_of(signals: Signals | None) -> float | None:
 
 def scaled(name: str, signal: float) -> float:
     """Return a signal as calibrators weigh it: log-probabilities so that those far below do not count without end."""
-    return signal if name == "agreement" else -math.log1p(-signal)
+    return signal if name in ("agreement", "likeness") else -math.log1p(-signal)
 
 
 def calibrated(calibrator: Calibrator, signals: Signals | None) -> float | None:

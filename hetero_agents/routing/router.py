@@ -8,11 +8,12 @@ then nothing was shown. Routers are fitted by `hetero distill` and are plain num
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..bindings import Router
 from ..contract import Contract, compact_json
-from ..engines.embeddings import NAME as EMBEDDER
+from ..engines import EMBEDDER
 from .confidence import logistic
 
 Embed = Callable[[Sequence[str]], Awaitable[list[list[float]]]]
@@ -41,7 +42,16 @@ def lets(router: Router, vector: Sequence[float]) -> bool:
     return chance(router, vector) >= router.level
 
 
-async def why_past(router: Router, embed: Embed, contract: Contract, arguments: Mapping[str, Any]) -> str | None:
+@dataclass(frozen=True)
+class Past:
+    """A call for which a specialist is not asked."""
+
+    why: str
+    looked: bool
+    """Its router says so; else the router could not look, and nothing is known of the call."""
+
+
+async def past(router: Router, embed: Embed, contract: Contract, arguments: Mapping[str, Any]) -> Past | None:
     """Return why a specialist is not asked for a call; None where it is.
 
     Args:
@@ -54,9 +64,10 @@ async def why_past(router: Router, embed: Embed, contract: Contract, arguments: 
         EngineError, MissingExtraError: no embedding can be had.
     """
     if router.embedder != EMBEDDER:
-        return f"its router looks with {router.embedder}, which is not the {EMBEDDER} that is here"
+        return Past(f"its router looks with {router.embedder}, which is not the {EMBEDDER} that is here", looked=False)
     (vector,) = await embed([look(contract, contract.dump(arguments))])
     if lets(router, vector):
         return None
     right = chance(router, vector)
-    return f"not asked, since by its router it is right with {right:.3f}, and asking pays from {router.level:.3f}"
+    why = f"not asked, since by its router it is right with {right:.3f}, and asking pays from {router.level:.3f}"
+    return Past(why, looked=True)

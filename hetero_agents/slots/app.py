@@ -17,7 +17,7 @@ from ..bindings import Binding, Config, ModelConfig, Specialist, SpecialistId, W
 from ..bindings.config import Tier
 from ..contract import Sha256
 from ..engines import Engines
-from ..errors import HeteroError
+from ..errors import EngineError, HeteroError
 from ..routing import AnswerCache, Aside, Link, State
 from ..spans import Keep, Redact, SealedVault, SpanRecord, Tracing, Vault, without_content
 from ..spans.redaction import RedactionSettings, RedactionWorker, redaction_is_installed
@@ -40,6 +40,8 @@ class App:
     cache: AnswerCache
     aside: Aside
     redaction: RedactionWorker | None = None
+    not_embedding: bool = False
+    """Embeddings could not be had once, so nothing is compared by meaning any more."""
     _compared: dict[str, None] = field(default_factory=dict[str, None], repr=False)
 
     def first_time(self, key: str) -> bool:
@@ -50,6 +52,22 @@ class App:
         if len(self._compared) > COMPARED:
             del self._compared[next(iter(self._compared))]
         return True
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return a unit vector for each text of a call; what cannot be had once is not tried again at each call, and one sentence says so.
+
+        Raises:
+            EngineError, MissingExtraError: there are no embeddings.
+        """
+        if self.not_embedding:
+            raise EngineError("Embeddings could not be had before in this process.")
+        try:
+            return await self.engines.embed(texts)
+        except (HeteroError, OSError) as error:
+            if not self.not_embedding:
+                self.not_embedding = True
+                _log.warning("Nothing is answered or routed by meaning: %s", error)
+            raise
 
     @classmethod
     def open(cls, start: Path | None = None) -> App:
@@ -127,7 +145,7 @@ class App:
             specialist=name,
             timeout=binding.entry.timeout,
             certificate=entry.certificate if binding.entry.error_budget is not None else None,
-            embed=self.engines.embed,
+            embed=self.embed,
         )
 
     def binding(self, slot: str, tier: Tier, contract: Sha256 | None, checks: Sha256 | None = None) -> Binding:

@@ -22,6 +22,7 @@ from ..bindings import Binding, SlotConfig, Specialist
 from ..contract import compact_json, sha256_of
 from ..routing import Answer, Attempt, BadAnswer, Check, Link, Seen, Watched, agrees, alone, attempt
 from ..spans import Names
+from .recalled import evidence_of
 
 if TYPE_CHECKING:
     from .app import App
@@ -67,8 +68,10 @@ class _Beside:
 
     def asked_for(self) -> Sequence[Callable[[], Any]]:
         """What is to be asked; drawn before anything is made, since most calls have nothing."""
-        binding, name = self.binding, self.answer.route.specialist
-        if self.answer.route.decision == "cached" or not comparable(self.slot, binding.entry):
+        binding, route = self.binding, self.answer.route
+        name = evidence_of(route.cache) if route.cache else route.specialist
+        # The very same question was compared when it was asked first.
+        if (route.decision == "cached" and not route.cache) or not comparable(self.slot, binding.entry):
             return []
         shadowed = binding.stage == "shadow" and (binding.specialist_id is None or chance() < SHADOWED)
         stage: Watched = "canary" if name == binding.coming else "active"
@@ -100,7 +103,7 @@ class _Beside:
         if made is None or unsure is not None:
             self._saw(binding.coming, "shadow", Seen(False, False, made.seconds if made else 0.0))
             return
-        if self.answer.route.binding != self._teacher(binding.coming_entry).label:
+        if self.answer.route.cache or self.answer.route.binding != self._teacher(binding.coming_entry).label:
             below = await self._below(binding.coming_entry)
             if below is None:
                 return
@@ -109,17 +112,24 @@ class _Beside:
         self._saw(binding.coming, "shadow", Seen(True, wrong, made.seconds))
 
     async def _audit(self, specialist: str, stage: Watched, output: Any) -> None:
-        """The model below answers a call that a specialist has answered alone."""
-        entry = self.binding.coming_entry if specialist == self.binding.coming else self.binding.specialist
-        assert entry is not None
-        below = await self._below(entry)
+        """The model below answers a call that a specialist has answered alone, or the cache by meaning."""
+        if self.answer.route.cache:
+            below, _ = await self._ask(self._models[0])
+        else:
+            entry = self.binding.coming_entry if specialist == self.binding.coming else self.binding.specialist
+            assert entry is not None
+            below = await self._below(entry)
         if below is not None:
             wrong = not await self._same(output, self._json(below))
             self._saw(specialist, stage, Seen(True, wrong, self.answer.attempt.seconds))
 
+    @property
+    def _models(self) -> list[Link]:
+        return [link for link in self.app.chain(self.binding) if link.specialist is None]
+
     def _teacher(self, entry: Specialist) -> Link:
         """The model that a specialist was taught by, or the chain's last where that is not in it."""
-        models = [link for link in self.app.chain(self.binding) if link.specialist is None]
+        models = self._models
         return next((link for link in models if link.label == entry.teacher.split(", ")[0]), models[-1])
 
     async def _below(self, entry: Specialist) -> Attempt | None:
@@ -135,8 +145,8 @@ class _Beside:
         with self._span(link) as span:
             try:
                 async with asyncio.timeout(min(link.timeout or LONGEST, LONGEST)):
-                    if past := await link.why_past(contract, arguments):
-                        return None, past
+                    if past := await link.past(contract, arguments):
+                        return None, past.why
                     endpoint = await link.open()
                     if link.certificate:
                         made, unsure = await alone(endpoint, contract, arguments, checks, settings, link.certificate)

@@ -22,6 +22,7 @@ from ..errors import SlotDefinitionError, UserError
 from ..routing import Answer, Check, Kept, Route, ask, recall
 from ..spans import Names, subject_now
 from .beside import chance, compare_later
+from .recalled import by_meaning
 from .registry import name_in_module, registry
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class SlotResult(Generic[R]):
     route: Route
     """Through which models the call went, and why."""
     confidence: float | None
-    """Probability that the answer is right, where its specialist has a certificate; else the product of its token probabilities.
+    """Probability that the answer is right, where a specialist or a cache by meaning gave it under a certificate; else the product of its token probabilities.
 
     0 to 1; None where the engine gives no probabilities.
     """
@@ -132,6 +133,7 @@ class Slot(Generic[P, R]):
                 Names.REASON: route.reason,
                 Names.CONFIDENCE: made.confidence,
                 Names.SPECIALIST: route.specialist,
+                Names.CACHE: route.cache,
                 Names.TRAINABLE: answer.trainable,
             }
             span.set_attributes({key: value for key, value in told.items() if value is not None})
@@ -168,6 +170,7 @@ class Slot(Generic[P, R]):
                 answer = await recall(kept, contract, arguments, checks=self.checks)
                 if answer is not None:
                     return answer
+        near = by_meaning(app, self, binding, arguments, person)
         answer = await ask(
             app.chain(binding, canary=canary),
             contract,
@@ -176,7 +179,10 @@ class Slot(Generic[P, R]):
             state=app.state,
             instrument=app.tracing.settings,
             refused=binding.refused,
+            recalled=near.recall if near else None,
         )
+        if near:
+            near.keep(answer)
         made, route = answer.attempt, answer.route
         # What another model answered while the first one could not is for this call alone.
         if asked and route.decision == "kept":

@@ -37,6 +37,8 @@ class Names:
     """Probability that the answer is right, where its specialist has a certificate; else the product of its token probabilities."""
     SPECIALIST: Final = "hetero.specialist"
     """The specialist's id, where one answered."""
+    CACHE: Final = "hetero.cache"
+    """What the cache by meaning stands behind, where it answered: a specialist's id, or the slot's."""
     OUTCOME: Final = "hetero.outcome"
     """`ok` or `failed`, on the run's root span; absent where nobody said and nothing raised."""
     HCI: Final = "hetero.hci"

@@ -88,6 +88,8 @@ class SlotCall:
     """Whose data it is, as the span says it."""
     cached: bool = False
     """Nobody was asked: an earlier answer was given again."""
+    by_meaning: bool = False
+    """It was the answer to another question, which means the same."""
 
 
 def read_traces(vault: Vault, *, slot: str | None = None, traces: Collection[str] | None = None) -> Iterator[Trace]:
@@ -100,7 +102,7 @@ def read_traces(vault: Vault, *, slot: str | None = None, traces: Collection[str
 
 
 def _is_audit(attributes: Mapping[str, Any]) -> bool:
-    """Whether a span holds what the next model answered beside a specialist."""
+    """Whether a span holds what the next model answered beside a specialist or the cache by meaning."""
     beside = attributes.get(Names.DECISION) == "shadow" and Names.SPECIALIST not in attributes
     return beside and Names.OUTPUT in attributes
 
@@ -122,7 +124,7 @@ def calls_of(vault: Vault, slot: str) -> Iterator[SlotCall]:
             if correction is None and Names.OUTPUT not in attributes:
                 continue
             by = attributes
-            if correction is None and Names.SPECIALIST in attributes:
+            if correction is None and attributes.keys() & {Names.SPECIALIST, Names.CACHE}:
                 by = audits.get(span["span_id"], attributes)  # what the next model said of the same call
             yield SlotCall(
                 slot=slot,
@@ -140,5 +142,6 @@ def calls_of(vault: Vault, slot: str) -> Iterator[SlotCall]:
                 outcome=trace.outcome_of(span) if by is attributes else "unknown",
                 start=span["start"],
                 person=person_of(span),
-                cached=attributes.get(Names.DECISION) == "cached",
+                cached=by.get(Names.DECISION) == "cached",
+                by_meaning=Names.CACHE in by,
             )

@@ -21,6 +21,7 @@ _STRUCTURE: Final = {
     Names.BINDING,
     Names.DECISION,
     Names.SPECIALIST,
+    Names.CACHE,
     Names.OUTCOME,
     "gen_ai.response.model",
     "gen_ai.provider.name",

@@ -25,8 +25,8 @@ from hetero_agents import OneOf, slot
 from hetero_agents.bindings import Router, SlotLock, SpecialistId, Workspace
 from hetero_agents.bindings.lock import Lock, update_lock
 from hetero_agents.contract import SlotId
-from hetero_agents.engines import Engines
-from hetero_agents.engines.embeddings import DIMENSIONS, NAME
+from hetero_agents.engines import EMBEDDER, Engines
+from hetero_agents.engines.embeddings import DIMENSIONS
 from hetero_agents.slots import App, registry
 from hetero_agents.testing import MemoryVault
 from tests.support import NATIVE_JSON, TOML, Answers, FakeEngines, lock_entry, write_workspace
@@ -66,7 +66,7 @@ def main() -> None:
     entry = lock_entry(ID, choose.contract.sha256).model_copy(update={"certificate": shown})
     apps: dict[str, App] = {}
     budget = f'[slots."{ID}"]\nerror_budget = 0.1\naudit = 0\n'
-    router = Router(embedder=NAME, bias=1.0, weights=[0.01] * DIMENSIONS, level=0.5)
+    router = Router(embedder=EMBEDDER, bias=1.0, weights=[0.01] * DIMENSIONS, level=0.5)
     behind = entry.model_copy(update={"certificate": shown.model_copy(update={"router": router})})
     for name, more, specialist in (("without", "", entry), ("with", budget, entry), ("routed", budget, behind)):
         folder = write_workspace(Path(tempfile.mkdtemp()), TOML + more)
