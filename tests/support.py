@@ -82,6 +82,8 @@ class FakeEngines(Engines):
     """Engines that hand out models by id: a `[models]` id (`fake:big`) or a specialist's; an exception is raised."""
 
     models: Mapping[str, Answers | Model | Exception] = field(default_factory=dict[str, "Answers | Model | Exception"])
+    vector: Callable[[str], list[float]] = field(default=lambda text: [1.0, 0.0])
+    """A text's embedding."""
 
     async def endpoint(self, config: ModelConfig, slot: str) -> Endpoint:
         """Return the model of an entry of `[models]`."""
@@ -90,6 +92,10 @@ class FakeEngines(Engines):
     async def specialist(self, specialist_id: SpecialistId, specialist: Specialist, config: ModelConfig) -> Endpoint:
         """Return the model of a specialist."""
         return self._of(specialist_id)
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return each text's vector."""
+        return [self.vector(text) for text in texts]
 
     def _of(self, name: str) -> Endpoint:
         found = self.models[name]

@@ -4,7 +4,7 @@ Whether a model exists is the engines' question; this room knows names, forms an
 """
 
 from .config import Config, ModelConfig, PrivacyConfig, SlotConfig, TierConfig
-from .lock import CacheLock, Calibrator, Certificate, Lock, Score, SlotLock, Specialist, SpecialistId
+from .lock import CacheLock, Calibrator, Certificate, Lock, Router, Score, SlotLock, Specialist, SpecialistId
 from .workspace import Binding, Workspace
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Lock",
     "ModelConfig",
     "PrivacyConfig",
+    "Router",
     "Score",
     "SlotConfig",
     "SlotLock",

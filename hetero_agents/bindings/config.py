@@ -96,6 +96,8 @@ class SlotConfig(_Form):
     """With which it must have been shown that the error budget is kept."""
     samples: Annotated[int, Field(ge=1, le=17)] = 1
     """Answers of a specialist that a vote may be among, under an error budget; `hetero distill` finds how many of them pay."""
+    router: bool = False
+    """`hetero distill` fits a router, which says by a look at the input whether a specialist is asked at all, under an error budget."""
     audit: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Share of the answers that a specialist gives alone under an error budget that the next model is asked for too, for ever."""
     split_by: str | None = None
@@ -133,7 +135,9 @@ class SlotConfig(_Form):
         return f"{self.compare}, tolerance {self.tolerance:g}" + (f", judge {self.judge}" if self.judge else "")
 
     @model_validator(mode="after")
-    def _compares(self) -> SlotConfig:
+    def _belong_together(self) -> SlotConfig:
+        if self.router and self.error_budget is None:
+            raise ValueError("router goes with error_budget")
         if self.judge is not None and self.compare != "judge":
             raise ValueError('judge goes with compare = "judge"')
         if self.tolerance and self.compare not in ("exact", "unordered"):

@@ -47,6 +47,18 @@ class Calibrator(_Form):
     """By signal, as `routing.signals_of` names them."""
 
 
+class Router(_Form):
+    """Whether a specialist is asked at all: by one look at the input, a logistic function of its embedding."""
+
+    embedder: str
+    """What made the embeddings, as `engines.EMBEDDER` says: vectors of another say nothing here."""
+    bias: float
+    weights: list[float]
+    """One for each number of an embedding."""
+    level: float
+    """Chance to be right from which the specialist is asked."""
+
+
 class Certificate(_Form):
     """What was shown of the answers that a specialist gives alone: at most `error_budget` of them are wrong, with `confidence`.
 
@@ -63,6 +75,12 @@ class Certificate(_Form):
     calibrator: Calibrator
     threshold: float | None
     """Calibrated probability from which an answer is kept; None keeps none."""
+    router: Router | None = None
+    """Which calls it is not asked for; what was shown is shown of the others alone."""
+    unrouted: str | None = None
+    """Why there is no router, where one was wanted."""
+    asked: Score | None = None
+    """Share of the test part's calls that the router lets it be asked for; None without one."""
     calls: int
     """Calls of the certify part, one of each cluster."""
     kept: int

@@ -144,13 +144,20 @@ def certificate_text(certificate: Certificate) -> str:
     c = certificate
     head = f"Error budget {c.error_budget:g}, with confidence {c.confidence:g}, against {c.against}: "
     if c.threshold is None:
-        return f"{head}nothing is kept, every call goes down the chain: {c.missing}."
+        return f"{head}nothing is kept, every call goes down the chain: {c.missing}.{router_text(c)}"
     asked = f", asked {c.samples} times a call" if c.samples > 1 else ""
     risk = f", of which {score_text(c.risk)} are wrong" if c.risk else ""
     return (
         f"{head}of {c.calls} calls {c.kept} were kept{asked} and {c.wrong} of them wrong, so at most {c.upper_bound:.3f} are. "
-        f"Of the test part {score_text(c.share)} are kept{risk}. It holds for calls like those (exchangeable)."
+        f"Of the test part {score_text(c.share)} are kept{risk}. It holds for calls like those (exchangeable).{router_text(c)}"
     )
+
+
+def router_text(certificate: Certificate) -> str:
+    """Return for how many calls a router lets the specialist be asked, or why there is none; nothing where none was wanted."""
+    if certificate.asked:
+        return f" Its router lets it be asked for {score_text(certificate.asked)} of them."
+    return f" It has no router: {certificate.unrouted}." if certificate.unrouted else ""
 
 
 def score_text(score: Any) -> str:

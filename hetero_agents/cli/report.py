@@ -96,6 +96,8 @@ def _say(each: SlotReport, own: float | None) -> None:
         _line(f"  {most.error_budget:g}: {most.missing}")
     _line(f"  plain code: {_plain(each)}")
     _line(f"  a call of the teacher: {_spent(each)}")
+    if each.inputs:
+        _line(f"  inputs: {each.inputs}")
     if each.why:
         _line(f"  {each.why}")
 

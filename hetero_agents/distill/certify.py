@@ -111,8 +111,6 @@ class Plan:
     thresholds: list[float]
     chance: float
     """Estimated chance that the first one passes."""
-    needed: int | None
-    """Calls of the certify part for which that chance would be `LIKELY`; None where no number helps."""
 
 
 def plan(select: Sequence[tuple[float, bool]], calls: int, error_budget: float, confidence: float) -> Plan:
@@ -126,34 +124,67 @@ def plan(select: Sequence[tuple[float, bool]], calls: int, error_budget: float, 
         error_budget: what is to be shown.
         confidence: with which.
     """
-    import numpy as np
-    from scipy.stats import binom
+    ranked = _Ranked.of(select)
+    if not ranked.thresholds:
+        return Plan([], 0.0)
+    found = ranked.chances(calls, error_budget, confidence)
+    first = int(found.argmax())
+    return Plan(ranked.thresholds[first:] if found[first] > 0 else [], float(found[first]))
 
-    ranked = sorted((pair for pair in select if pair[0] >= 0), reverse=True)
-    if not ranked:
-        return Plan([], 0.0, None)
-    counts = np.arange(1, len(ranked) + 1)
-    last = np.array([count == len(ranked) or ranked[count][0] < ranked[count - 1][0] for count in counts])
-    shares = (counts / (len(select) + 1))[last]
-    errors = np.cumsum([wrong for _, wrong in ranked])
 
-    def chances(calls: int, more: float = 1.0) -> Any:
+def needed(select: Sequence[tuple[float, bool]], calls: int, error_budget: float, confidence: float) -> int | None:
+    """Return the calls of a certify part for which the chance to pass would be `LIKELY`; None where no number helps.
+
+    Args:
+        select: as `plan` takes it.
+        calls: of the certify part that there is.
+        error_budget: what is to be shown.
+        confidence: with which.
+    """
+    ranked = _Ranked.of(select)
+    if not ranked.thresholds:
+        return None
+    sizes = (round(fewest(error_budget, confidence) * 1.1**step) for step in range(80))
+    larger = (size for size in sizes if size > calls)
+    likely = (s for s in larger if ranked.chances(s, error_budget, confidence, s / max(1, calls)).max() >= LIKELY)
+    return next(likely, None)
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """The select part, surest first, by what each threshold keeps of it."""
+
+    thresholds: list[float]
+    counts: Any
+    """How many each keeps."""
+    errors: Any
+    """Wrong ones among those."""
+    calls: int
+
+    @classmethod
+    def of(cls, select: Sequence[tuple[float, bool]]) -> _Ranked:
+        import numpy as np
+
+        ranked = sorted((pair for pair in select if pair[0] >= 0), reverse=True)
+        ends = [n for n in range(1, len(ranked) + 1) if n == len(ranked) or ranked[n][0] < ranked[n - 1][0]]
+        errors = np.cumsum([wrong for _, wrong in ranked])
+        last = np.array(ends, dtype=int) - 1
+        return cls([ranked[n - 1][0] for n in ends], last + 1, errors[last], len(select))
+
+    def chances(self, calls: int, error_budget: float, confidence: float, more: float = 1.0) -> Any:
         """For each threshold, that the answers which it keeps of so many calls pass; with `more` times the select part."""
+        import numpy as np
+        from scipy.stats import binom
+
+        shares = self.counts / (self.calls + 1)
         # Few calls say little of how often the surest are wrong: half an error more than there was.
-        risks = ((errors * more + 0.5) / (counts * more + 1))[last]
+        risks = (self.errors * more + 0.5) / (self.counts * more + 1)
         # How many will be kept is a matter of luck too: the mean over five values, one for each fifth of its distribution.
         spread = np.sqrt(calls * shares * (1 - shares))
         n = np.round(np.clip(calls * shares + np.outer(_FIFTHS, spread), 0, calls))
         allowed = binom.ppf(1 - confidence, n, error_budget)
         allowed = np.where(binom.cdf(allowed, n, error_budget) > 1 - confidence, allowed - 1, allowed)
         return np.where(allowed >= 0, binom.cdf(allowed, n, risks), 0.0).mean(axis=0)
-
-    found = chances(calls)
-    first = int(found.argmax())
-    sizes = (round(fewest(error_budget, confidence) * 1.1**step) for step in range(80))
-    likely = (size for size in sizes if size > calls and chances(size, size / max(1, calls)).max() >= LIKELY)
-    thresholds = [pair[0] for pair, each in zip(ranked, last, strict=True) if each]
-    return Plan(thresholds[first:] if found[first] > 0 else [], float(found[first]), next(likely, None))
 
 
 def scores_of(calibrator: Calibrator, tried: Sequence[Tried]) -> list[tuple[float, bool]]:
@@ -231,7 +262,8 @@ def certify(
             if not kept:
                 seen = f"{available} calls in {proved_on} could show nothing"
                 seen += "" if asked else ", so they were not asked"
-            missing = f"{seen}; {_needed(planned, error_budget, confidence, proved_on)}"
+            more = needed(scores_of(calibrator, select), available, error_budget, confidence)
+            missing = f"{seen}; {_needed(more, error_budget, confidence, proved_on)}"
     alone = [t for t in test if threshold is not None and sureness(calibrator, t) >= threshold]
     return Certificate(
         error_budget=error_budget,
@@ -262,11 +294,11 @@ def hopeless(select: Sequence[Tried], calls: int, error_budget: float, confidenc
     return plan(scores_of(calibrator, select), calls, error_budget, confidence).chance < HOPELESS
 
 
-def _needed(planned: Plan, error_budget: float, confidence: float, proved_on: str) -> str:
-    if planned.needed is None:
+def _needed(calls: int | None, error_budget: float, confidence: float, proved_on: str) -> str:
+    if calls is None:
         return "by the select part it is too often wrong where it is surest for any number of calls like these"
     least = fewest(error_budget, confidence)
-    return f"with about {planned.needed} in {proved_on} it might be shown (it takes {least} without an error)"
+    return f"with about {calls} in {proved_on} it might be shown (it takes {least} without an error)"
 
 
 def reliability(calibrator: Calibrator, tried: Sequence[Tried]) -> list[Bin]:

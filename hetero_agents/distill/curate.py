@@ -22,6 +22,9 @@ SHARES: dict[Part, float] = {"test": 0.285, "certify": 0.05, "select": 0.05, "tr
 BUDGET_SHARES: dict[Part, float] = {"test": 0.24, "certify": 0.14, "select": 0.06, "train": 0.56}
 """The same for a slot with an error budget, which is shown on `certify`."""
 
+ROUTED_SHARES: dict[Part, float] = {"test": 0.24, "certify": 0.14, "select": 0.16, "train": 0.46}
+"""The same for a slot with a router, which is learnt from `select`; what certifies and what is measured are the same calls as without."""
+
 VERDICTS = "verdicts.jsonl"
 """File in a slot's folder with what a judge said, by hashes of what it compared."""
 

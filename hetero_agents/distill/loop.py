@@ -10,14 +10,14 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..bindings import CacheLock, Score, Specialist, SpecialistId
+from ..bindings import CacheLock, Certificate, Score, Specialist, SpecialistId
 from ..bindings.lock import exclusive
 from ..errors import ConfigError, DistillError, MissingExtraError
 from ..slots import App, Slot
 from ..spans import calls_of
 from .canaries import CHANCE, Exposure
 from .certify import Bin
-from .curate import BUDGET_SHARES, SHARES, Dataset, curate, split_text
+from .curate import BUDGET_SHARES, ROUTED_SHARES, SHARES, Dataset, curate, split_text
 from .evaluate import Prediction, grounded, in_order
 from .imported import imported_calls
 from .intervals import Paired, paired
@@ -156,7 +156,7 @@ async def _distill(
         ask = Rehearsal(app, slot, bases[0].config, specialist_id, specialist, made.folder, progress)
         certificate, bins = await certified(ask, dataset, compare, mine)
         before = specialist.certificate
-        if before is None or certificate != before.model_copy(update={"created": certificate.created}):
+        if before is None or _shown(certificate) != _shown(before):
             specialist = specialist.model_copy(update={"certificate": certificate})
             app.workspace.add_specialist(specialist_id, specialist)
             app.state.forget_evidence(specialist_id)
@@ -232,7 +232,7 @@ def curated(app: App, slot: Slot[..., Any]) -> Dataset:
         contract,
         split_by=entry.split_by,
         keep_together=entry.keep_together,
-        shares=SHARES if entry.error_budget is None else BUDGET_SHARES,
+        shares=SHARES if entry.error_budget is None else ROUTED_SHARES if entry.router else BUDGET_SHARES,
         hci_allowed=entry.hci is False,
     )
 
@@ -266,6 +266,11 @@ async def comparator_of(app: App, slot: Slot[..., Any]) -> Comparator:
         judge = (await app.engines.endpoint(app.workspace.model(entry.judge), slot.id)).model
     folder = app.workspace.ensure_state_dir() / "distill" / slot.id
     return comparator(slot.contract, entry, slot.comparison, judge, folder)
+
+
+def _shown(certificate: Certificate) -> dict[str, Any]:
+    """What a certificate says, without the last digits of a router, in which embeddings of one text may differ."""
+    return certificate.model_dump(exclude={"created": True, "router": {"bias", "weights", "level"}})
 
 
 def _existing(app: App, made: Specialist) -> SpecialistId | None:

@@ -180,11 +180,12 @@ def cache_lock(
 
 
 async def passed_on(
-    slot: Slot[..., Any], compare: Comparator, standing: Standing, dataset: Dataset
+    app: App, slot: Slot[..., Any], compare: Comparator, standing: Standing, dataset: Dataset
 ) -> set[Sha256] | None:
     """Return the held-out calls that a specialist does not answer alone; None where not all of its answers are there.
 
     Args:
+        app: the workspace.
         slot: the slot.
         compare: when an answer is wrong.
         standing: the specialist.
@@ -193,7 +194,7 @@ async def passed_on(
     shown, parts = standing.entry.certificate, dataset.parts
     if shown is None or shown.threshold is None:
         return None
-    tried = await remembered(slot, compare, standing.entry, standing.folder, dataset)
+    tried = await remembered(app, slot, compare, standing.entry, standing.folder, dataset)
     if tried.keys() < {part for part in ("select", "certify", "test") if parts[part]}:
         return None
     return {
@@ -229,7 +230,7 @@ async def certify_caches(
     for standing in behind:
         if standing is None:
             made.append(cache_lock(app, slot, found, against))
-        elif (passed := await passed_on(slot, compare, standing, dataset)) is not None:
+        elif (passed := await passed_on(app, slot, compare, standing, dataset)) is not None:
             made.append(cache_lock(app, slot, found, against, standing.name, passed))
     return made
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from pydantic_ai.exceptions import ModelRetry
 
 from ..bindings import Certificate, ModelConfig, Specialist, SpecialistId
+from ..engines import EMBEDDER
 from ..errors import DistillError
-from ..routing import CheckBroke, hold
+from ..routing import CheckBroke, hold, lets, look
 from ..slots import App, Slot
 from .certify import Bin, Tried, certify, hopeless, promise, reliability
 from .curate import Dataset, Example, Part
 from .evaluate import Prediction, in_order, read_predictions
+from .intervals import wilson
 from .measure import Contestant, answers_of
+from .router import Costs, fit_router, routed
 from .specialise import Progress
 
 if TYPE_CHECKING:
@@ -27,6 +32,9 @@ VOTES = (3, 5, 9, 17)
 
 WITHOUT_LOGPROBS = 5
 """Samples where an engine gives no log-probabilities."""
+
+LOOKED = 8
+"""Inputs that are embedded one at a time, for the time that a look takes."""
 
 
 @dataclass(frozen=True)
@@ -87,18 +95,23 @@ async def _holds(slot: Slot[..., Any], prediction: Prediction) -> bool:
 
 
 async def remembered(
-    slot: Slot[..., Any], compare: Comparator, specialist: Specialist, folder: Path, dataset: Dataset
+    app: App, slot: Slot[..., Any], compare: Comparator, specialist: Specialist, folder: Path, dataset: Dataset
 ) -> dict[Part, list[Tried]]:
-    """Return what became of the answers that a specialist gave to held-out calls, part by part; nobody is asked.
+    """Return what became of the answers that a specialist gave to held-out calls, part by part, behind its router; nobody is asked.
 
     Args:
+        app: the workspace.
         slot: the slot.
         compare: when an answer is wrong.
         specialist: its entry in the lock.
         folder: where it was made.
         dataset: its data.
+
+    Raises:
+        EngineError, MissingExtraError: it has a router, and no embeddings can be had.
     """
     answers = read_predictions(folder / "predictions.jsonl")
+    router = specialist.certificate.router if specialist.certificate else None
     phase = phase_of(specialist.certificate.samples if specialist.certificate else 1)
     found: dict[Part, list[Tried]] = {}
     for part in ("select", "certify", "test"):
@@ -106,7 +119,18 @@ async def remembered(
         given = [replace(answers[phase, e.key], target=e.output) for e in examples if (phase, e.key) in answers]
         if examples and len(given) == len(examples):
             found[part] = await tried_of(slot, compare, examples, given)
+            if router:
+                found[part] = routed(router, found[part], await look_at(app, slot, [e.input for e in examples]))
     return found
+
+
+async def look_at(app: App, slot: Slot[..., Any], inputs: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """Return the embedding of each input, as routers look at it.
+
+    Raises:
+        EngineError, MissingExtraError: no embeddings can be had.
+    """
+    return await app.engines.embed([look(slot.contract, values) for values in inputs])
 
 
 def phase_of(samples: int) -> str:
@@ -140,17 +164,29 @@ async def certified(
     # Among equals the fewest samples, which come first.
     samples = max(on_select, key=lambda n: promise(on_select[n], calls, entry.error_budget or 0, entry.shown_with))
     test = on_test if samples == 1 else await ask.answers(parts["test"], samples)
+    chosen, tested = on_select[samples], await tried_of(ask.slot, compare, parts["test"], test)
+    router, unrouted, asked = None, None, None
+    if entry.router:
+        seen = await look_at(ask.app, ask.slot, [e.input for e in parts["select"]])
+        costs = await _costs(ask, on_test)
+        fitted = fit_router(chosen, seen, calls, entry.error_budget, entry.shown_with, embedder=EMBEDDER, costs=costs)
+        router, unrouted = (None, fitted) if isinstance(fitted, str) else (fitted, None)
+        if router:
+            chosen = routed(router, chosen, seen)
+            seen = await look_at(ask.app, ask.slot, [e.input for e in parts["test"]])
+            tested = routed(router, tested, seen)
+            asked = wilson(sum(lets(router, vector) for vector in seen), len(seen))
     apart: list[Tried] | int = calls
-    if not hopeless(on_select[samples], calls, entry.error_budget, entry.shown_with):
-        given = await ask.answers(parts["certify"], samples)
-        apart = await tried_of(ask.slot, compare, parts["certify"], given)
-    tested = await tried_of(ask.slot, compare, parts["test"], test)
+    if not hopeless(chosen, calls, entry.error_budget, entry.shown_with):
+        apart = await tried_of(ask.slot, compare, parts["certify"], await ask.answers(parts["certify"], samples))
+        if router:
+            apart = routed(router, apart, await look_at(ask.app, ask.slot, [e.input for e in parts["certify"]]))
     corrected = sum(e.corrected for e in parts["certify"])
     against = f"answers of {dataset.teacher}" + (
         f", {corrected} of {len(parts['certify'])} corrected" if corrected else ""
     )
     certificate = certify(
-        on_select[samples],
+        chosen,
         apart,
         tested,
         error_budget=entry.error_budget,
@@ -159,5 +195,18 @@ async def certified(
         against=f"{against}; right: {compare.name}",
         checks_sha256=ask.slot.checks_sha256,
         compare=entry.measure,
-    )
+    ).model_copy(update={"router": router, "unrouted": unrouted, "asked": asked})
     return certificate, reliability(certificate.calibrator, tested)
+
+
+async def _costs(ask: Rehearsal, on_test: Sequence[Prediction]) -> Costs | None:
+    """What a call of the specialist and a look at an input take here; None where no call was timed."""
+    times = [p.seconds for p in on_test if p.seconds is not None]
+    if not times:
+        return None
+    taken: list[float] = []
+    for prediction in on_test[:LOOKED]:
+        started = time.perf_counter()
+        await look_at(ask.app, ask.slot, [prediction.input])
+        taken.append(time.perf_counter() - started)
+    return Costs(call=median(times), look=median(taken))

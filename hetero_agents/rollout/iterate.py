@@ -11,13 +11,17 @@ from ..distill import distill
 from ..distill.lineage import dataset_of
 from ..distill.loop import curated
 from ..distill.specialise import Progress
-from ..errors import ConfigError, DistillError
+from ..errors import ConfigError, DistillError, HeteroError
 from ..slots import App, Slot
+from .inputs import inputs_of
 from .ladder import step
 from .movable import newest
 
 FRESH = 0.2
 """Share by which the examples must have grown for another training to pay."""
+
+FRESH_INPUTS = 0.05
+"""The same where inputs have become others: without some of the new kind there is nothing to learn of it."""
 
 Did = Literal["moved", "waits", "trained", "nothing"]
 
@@ -36,8 +40,8 @@ class Round:
 async def iterate(app: App, slot: Slot[..., Any], *, may_train: bool = True, progress: Progress) -> Round:
     """Do what is to be done for a slot now, one thing.
 
-    A specialist on its way, or a stopped one, is moved. Where none is on its way and the vault has enough new examples, another is trained; one
-    whose error budget is certified begins in the shadow.
+    A specialist on its way, or a stopped one, is moved. Where none is on its way and the vault has enough new examples, or some and inputs
+    have become others, another is trained; one whose error budget is certified begins in the shadow.
 
     Args:
         app: the workspace.
@@ -61,9 +65,9 @@ async def iterate(app: App, slot: Slot[..., Any], *, may_train: bool = True, pro
     if name and entry and name != state.active and not app.state.stopped(name) and not _lacks(app, slot, entry):
         return _shadowed(app, slot, state, name, entry, "it is certified, and neither active nor stopped")
     try:
-        why = _reason_to_train(app, slot, name, entry)
+        why, no_reason = await _reason_to_train(app, slot, name, entry)
         if why is None or not may_train:
-            told = f"{why}, but the limit of training time is reached" if why else "not enough is new to train again"
+            told = f"{why}, but the limit of training time is reached" if why else no_reason
             return Round(slot.id, "nothing", told, state.active)
         made = await distill(app, slot, progress=progress)
     except DistillError as error:
@@ -98,16 +102,29 @@ def _lacks(app: App, slot: Slot[..., Any], entry: Specialist) -> str | None:
     return uncertified(entry.certificate, app.workspace.slot_config(slot.id), slot.checks_sha256)
 
 
-def _reason_to_train(app: App, slot: Slot[..., Any], name: SpecialistId | None, entry: Specialist | None) -> str | None:
-    """Why another training may pay, after the newest one; None where it would not."""
+async def _reason_to_train(
+    app: App, slot: Slot[..., Any], name: SpecialistId | None, entry: Specialist | None
+) -> tuple[str | None, str]:
+    """Why another training may pay, after the newest one; None where it would not, and then what was looked at."""
     now = sum(map(len, curated(app, slot).parts.values()))
     if name is None or entry is None:
-        return f"{now} examples and no specialist"
+        return f"{now} examples and no specialist", ""
     lacks = _lacks(app, slot, entry)
     if lacks and (entry.certificate is None or entry.certificate.missing is None):
-        return f"{name}: {lacks}"
+        return f"{name}: {lacks}", ""
     found = dataset_of(app.workspace, entry)
     if found is None:
-        return f"the data set of {name} is not here"
+        return f"the data set of {name} is not here", ""
     before = sum(map(len, found[1].parts.values()))
-    return f"{now} examples, {before} when {name} was trained" if now >= (1 + FRESH) * before else None
+    grown, nothing = f"{now} examples, {before} when {name} was trained", "not enough is new to train again"
+    if now >= (1 + FRESH) * before:
+        return grown, ""
+    if now < (1 + FRESH_INPUTS) * before:
+        return None, nothing
+    try:
+        seen = await inputs_of(app, slot, entry)
+    except HeteroError as error:  # no embeddings: all else goes on without them
+        return None, f"{nothing}; its inputs were not compared: {error}"
+    if isinstance(seen, str) or not seen.changed:
+        return None, f"{nothing}; inputs: {seen if isinstance(seen, str) else seen.told}"
+    return f"{grown}; inputs: {seen.told}", ""

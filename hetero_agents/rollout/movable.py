@@ -19,9 +19,10 @@ from ..distill.lineage import dataset_of
 from ..distill.loop import comparator_of
 from ..distill.rehearse import remembered
 from ..engines.families import known_models
-from ..errors import KeyAccessError
+from ..errors import EngineError, KeyAccessError, MissingExtraError
 from ..slots import App, Slot, registry
 from ..spans import Names, SpanRecord, read_traces
+from .inputs import inputs_of
 
 BUDGETS = (0.01, 0.02, 0.05, 0.10, 0.20)
 """Error budgets that are reported beside the slot's own."""
@@ -82,6 +83,8 @@ class SlotReport:
     """How often held-out answers are right by how sure they are."""
     calibration_error: float | None
     """Expected calibration error of those, 0 to 1."""
+    inputs: str | None
+    """Whether inputs are those that there were when the specialist was trained; None without one, or without an error budget."""
     why: str | None
     """Why less is known, where that is so."""
 
@@ -133,8 +136,19 @@ async def slot_report(app: App, slot: Slot[..., Any]) -> SlotReport:
         curve=found.curve,
         reliability=found.bins,
         calibration_error=calibration_error(found.bins) if found.bins else None,
+        inputs=await _inputs(app, slot, entry) if entry else None,
         why=found.why,
     )
+
+
+async def _inputs(app: App, slot: Slot[..., Any], entry: Specialist) -> str | None:
+    if app.workspace.slot_config(slot.id).error_budget is None:
+        return None
+    try:
+        seen = await inputs_of(app, slot, entry)
+    except (EngineError, MissingExtraError) as error:
+        return f"not compared: {error}"
+    return seen if isinstance(seen, str) else seen.told
 
 
 def newest(app: App, slot: Slot[..., Any]) -> tuple[SpecialistId | None, Specialist | None]:
@@ -160,7 +174,10 @@ async def _measured(app: App, slot: Slot[..., Any], name: SpecialistId, entry: S
     if found is None:
         return _Measured(why=f"the data set of {name} is not here")
     compare, config = await comparator_of(app, slot), app.workspace.slot_config(slot.id)
-    parts = await remembered(slot, compare, entry, found[0].parent, found[1])
+    try:
+        parts = await remembered(app, slot, compare, entry, found[0].parent, found[1])
+    except (EngineError, MissingExtraError) as error:
+        return _Measured(why=f"its router cannot look at the calls: {error}")
     unasked = (
         entry.certificate is not None and "certify" not in parts
     )  # because it was hopeless at the slot's own budget

@@ -9,6 +9,7 @@ from .confidence import Signals, calibrated, scaled, signals_of
 from .evidence import ALPHA, wealth_against_bad, wealth_against_good
 from .ledger import Budget, Ledger, Spent, Terms, ledger_now, spending
 from .meaning import REMEMBERED, Nearest, Question, packed, question_of
+from .router import Embed, chance, lets, look
 from .state import Seen, State, Watched
 from .steps import Steps, effect, paid_step, steps_now
 
@@ -23,6 +24,7 @@ __all__ = [
     "Budget",
     "Check",
     "CheckBroke",
+    "Embed",
     "Kept",
     "Ledger",
     "Link",
@@ -41,9 +43,12 @@ __all__ = [
     "ask",
     "attempt",
     "calibrated",
+    "chance",
     "effect",
     "hold",
     "ledger_now",
+    "lets",
+    "look",
     "packed",
     "paid_step",
     "question_of",

@@ -24,6 +24,7 @@ from .attempts import Attempt, BadAnswer, Check, CheckBroke, attempt, hold, vote
 from .cache import Kept
 from .confidence import calibrated
 from .ledger import Terms
+from .router import Embed, Past, past
 from .state import State
 
 
@@ -46,6 +47,21 @@ class Link:
     """Which of a specialist's answers it may give alone; all of them where None."""
     terms: Terms | None = None
     """What it costs, for a run's budget."""
+    embed: Embed | None = None
+    """What the certificate's router looks with, where it has one."""
+
+    async def past(self, contract: Contract, arguments: Mapping[str, Any]) -> Past | None:
+        """Return why the specialist is not asked at all for a call; None where it is."""
+        router = self.certificate.router if self.certificate else None
+        if router is None:
+            return None
+        if self.embed is None:
+            return Past("its router has nothing to look with", looked=False)
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await past(router, self.embed, contract, arguments)
+        except (HeteroError, OSError) as error:
+            return Past(f"its router cannot look at the input: {_reason(error, self)}", looked=False)
 
 
 @dataclass(frozen=True)
@@ -114,6 +130,11 @@ async def ask(
             recalled = None
         if link.specialist and (why := state.rests(link.specialist)):
             failures.append(f"{link.label}: {why}")
+            continue
+        if link.specialist and (past := await link.past(contract, arguments)):
+            failures.append(f"{link.label}: {past.why}")
+            if past.looked:
+                passed.append(link.specialist)
             continue
         try:
             # An engine's start counts too: a slot that promises an answer in a second does not wait for weights.

@@ -75,5 +75,11 @@ def calibrated(calibrator: Calibrator, signals: Signals | None) -> float | None:
     """Return the probability that an answer is right; None where a signal that the calibrator needs is missing."""
     if signals is None or not calibrator.weights.keys() <= signals.keys():
         return None
-    z = calibrator.bias + sum(weight * scaled(name, signals[name]) for name, weight in calibrator.weights.items())
+    return logistic(
+        calibrator.bias + sum(weight * scaled(name, signals[name]) for name, weight in calibrator.weights.items())
+    )
+
+
+def logistic(z: float) -> float:
+    """Return the probability whose log-odds are `z`."""
     return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))

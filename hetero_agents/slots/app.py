@@ -20,7 +20,7 @@ from ..bindings import Binding, Config, ModelConfig, Specialist, SpecialistId, W
 from ..bindings.config import Tier
 from ..contract import Sha256
 from ..engines import Engines
-from ..errors import HeteroError, MissingExtraError
+from ..errors import EngineError, HeteroError, MissingExtraError
 from ..routing import AnswerCache, Aside, Link, State, Terms
 from ..spans import Keep, Redact, SealedVault, SpanRecord, Tracing, Vault, without_content
 from ..spans.redaction import RedactionSettings, RedactionWorker, redaction_is_installed
@@ -59,11 +59,21 @@ class App:
             del self._compared[next(iter(self._compared))]
         return True
 
-    def without_embeddings(self, why: Exception) -> None:
-        """Compare nothing by meaning from now on, and say so."""
-        if not self.not_embedding:
-            self.not_embedding = True
-            _log.warning("Nothing is answered by meaning: %s", why)
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return a unit vector for each text of a call; what cannot be had once is not tried again at each call, and one sentence says so.
+
+        Raises:
+            EngineError, MissingExtraError: there are no embeddings.
+        """
+        if self.not_embedding:
+            raise EngineError("Embeddings could not be had before in this process.")
+        try:
+            return await self.engines.embed(texts)
+        except (HeteroError, OSError) as error:
+            if not self.not_embedding:
+                self.not_embedding = True
+                _log.warning("Nothing is answered or routed by meaning: %s", error)
+            raise
 
     @classmethod
     def open(cls, start: Path | None = None) -> App:
@@ -130,7 +140,9 @@ class App:
         links: list[Link] = []
         if canary and binding.coming and binding.coming_entry:
             links.append(self.link(binding.coming, binding.coming_entry, binding))
-        if binding.specialist_id and binding.specialist:
+        # What is shown of a specialist's answers is shown on all calls, not on those that another one was not sure of.
+        alone = not links or binding.entry.error_budget is None
+        if binding.specialist_id and binding.specialist and alone:
             links.append(self.link(binding.specialist_id, binding.specialist, binding))
         for label, config in binding.models:
             links.append(
@@ -155,6 +167,7 @@ class App:
             timeout=binding.entry.timeout,
             certificate=entry.certificate if binding.entry.error_budget is not None else None,
             terms=Terms.of(name, base, binding.entry.timeout),
+            embed=self.embed,
         )
 
     def binding(self, slot: str, tier: Tier, contract: Sha256 | None, checks: Sha256 | None = None) -> Binding:

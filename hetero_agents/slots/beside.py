@@ -145,6 +145,8 @@ class _Beside:
         with self._span(link) as span:
             try:
                 async with asyncio.timeout(min(link.timeout or LONGEST, LONGEST)):
+                    if past := await link.past(contract, arguments):
+                        return None, past.why
                     endpoint = await link.open()
                     if link.certificate:
                         made, unsure = await alone(endpoint, contract, arguments, checks, settings, link.certificate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -109,14 +110,8 @@ class ByMeaning:
         return slot.id, slot.contract.sha256, self.question.exact, model, slot.checks_sha256, self.person, EMBEDDER
 
     async def _embedded(self) -> bool:
-        if self.app.not_embedding:
-            return False
-        try:
-            async with asyncio.timeout(self.binding.entry.timeout):  # the first one may have to be fetched
-                self.vectors = await self.app.engines.embed(self.question.texts)
-        except TimeoutError:
-            return False
-        except (HeteroError, OSError) as error:
-            # A cache never stops a call, and what cannot be had is not fetched again at each.
-            self.app.without_embeddings(error)
+        # A cache never stops a call: TimeoutError is an OSError, and the first embedding may have to be fetched.
+        with contextlib.suppress(HeteroError, OSError):
+            async with asyncio.timeout(self.binding.entry.timeout):
+                self.vectors = await self.app.embed(self.question.texts)
         return bool(self.vectors)
