@@ -14,6 +14,7 @@
     ├── AnswerError                no model of the chain gave a usable answer
     ├── BudgetError                the next call might cost more than the run may still spend
     ├── CrewError                  a role failed and ended the run of its crew
+    ├── EffectError                a side effect may have happened, and nobody can be asked
     └── DistillError               a specialist cannot be made from what is there
 
 Each message is one sentence that says what happened and what to do next. pydantic-ai's
@@ -103,6 +104,10 @@ class CrewError(HeteroError):
 
     run: Any = None
     """The `CrewRun` up to there: nothing that was made is lost."""
+
+
+class EffectError(HeteroError):
+    """A side effect may have happened before its run stopped, and nobody can be asked."""
 
 
 class DistillError(HeteroError):

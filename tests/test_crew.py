@@ -248,6 +248,109 @@ async def test_a_message_to_a_role_goes_to_nobody_else() -> None:
     assert seen == ["second"]
 
 
+async def test_what_is_for_one_role_is_read_beside_by_nobody() -> None:
+    crew, seen = Crew("post", gives=()), list[str]()
+
+    @crew.role
+    async def ask(requirement: Requirement) -> list[PRD] | To[PRD]:
+        return [PRD(goals=["all"])] if requirement.text == "all" else To(PRD(goals=["one"]), "other")
+
+    @crew.role
+    async def other(prd: PRD) -> None: ...
+
+    @crew.role
+    async def reader(task: Task, prd: PRD) -> None:
+        seen.extend(prd.goals)
+
+    @crew.role
+    async def late(prd: PRD) -> Task:
+        return Task(file="x")
+
+    await crew.run(Requirement(text="all"), Requirement(text="one"))
+    assert seen == ["all"]
+
+
+async def test_failures_are_collected_whole() -> None:
+    crew, seen = Crew("failures", gives=()), list[int]()
+
+    @crew.role(on_error="go_on")
+    async def work(task: Task) -> Patch:
+        raise ValueError("no")
+
+    @crew.role(on_error="go_on")
+    async def more(patch: Patch) -> None:
+        raise ValueError("no")
+
+    @crew.role
+    async def see(failed: list[RoleFailed]) -> None:
+        seen.append(len(failed))
+
+    await crew.run(Task(file="a"), Patch(file="b"))
+    assert seen == [2]
+
+
+async def test_a_parameter_with_a_default_is_a_setting_and_no_message() -> None:
+    crew, seen = Crew("settings", gives=()), list[str]()
+
+    @crew.role
+    async def work(task: Task, language: str = "en") -> None:
+        seen.append(language)
+
+    await crew.run(Task(file="a"))
+    assert seen == ["en"]
+
+
+async def test_no_more_calls_go_on_at_a_time_than_the_run_allows() -> None:
+    crew, now, most = Crew("narrow", gives=()), 0, 0
+
+    @crew.role
+    async def work(task: Task) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0)
+        now -= 1
+
+    await crew.run(*(Task(file=f) for f in "abcdef"), at_once=3)
+    assert most == 3
+
+
+async def test_a_run_without_what_was_asked_for_counts_as_failed(vault: MemoryVault) -> None:
+    await company().run(Requirement(text="x"), until=Delivery, max_rounds=1)
+    assert flush()
+    (root,) = [span for span in vault.spans if span["parent_id"] is None]
+    assert root["attributes"][Names.OUTCOME] == "failed"
+
+
+async def test_a_condition_that_fails_ends_the_run_with_what_there_is() -> None:
+    with pytest.raises(CrewError, match="its condition `until` failed: AttributeError") as error:
+        await company().run(Requirement(text="x"), until=lambda content: content.nothing)
+    assert [message.label for message in error.value.run.messages] == ["Requirement#0", "PRD#1"]
+
+
+async def test_a_role_that_cancels_itself_failed() -> None:
+    crew = Crew("cancels", gives=())
+
+    @crew.role
+    async def work(task: Task) -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(CrewError, match=r"work\(Task#0\) failed: something inside it cancelled it\."):
+        await crew.run(Task(file="a"))
+
+
+async def test_a_budget_that_ends_in_a_group_of_tasks_is_one_all_the_same() -> None:
+    crew = Crew("groups", gives=())
+
+    @crew.role
+    async def work(task: Task) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(goals("a"))
+            group.create_task(goals("b"))
+
+    assert (await crew.run(Task(file="a"), budget=Budget(calls=1))).ended == "budget"
+
+
 async def test_calls_of_a_role_are_no_more_at_a_time_than_it_says() -> None:
     crew, now, most = Crew("narrow", gives=Patch), 0, 0
 
@@ -317,6 +420,14 @@ class Handle:
     """Holds what cannot be sent."""
 
     connection: socket.socket
+
+
+@dataclass
+class Words:
+    """Needs one text."""
+
+    text: str
+    times: int = 1
 
 
 async def sync_free(requirement: Requirement) -> PRD: ...
@@ -508,24 +619,26 @@ async def test_an_agent_is_a_role_and_counts_against_the_budget() -> None:
 
 
 async def test_a_human_is_a_role_and_is_asked_again_after_a_slip() -> None:
-    shown: list[object] = []
-    answers = iter(["", '{"file": 3}', "todo.py"])
+    slips: list[str | None] = []
+    answers = iter(['{"no": 1}', "", "todo.py"])
 
-    async def ask(role: str, message: object) -> str:
-        shown.append(message)
-        return next(answers, "") if len(shown) > 1 else '{"no": 1}'
+    async def ask(role: str, message: PRD, wrong: str | None) -> str:
+        assert message.goals == ["a"]
+        slips.append(wrong)
+        return next(answers)
 
     crew = Crew("humans")
     crew.human("boss", takes=PRD, gives=Approved, ask=ask)
     run = await crew.run(PRD(goals=["a"]), until=Approved)
-    assert run.output.file == ""
-    assert str(shown[1]).startswith("That is no Approved (Approved: Field required).")
+    assert run.output.file == "todo.py"
+    assert slips == [None, "That is no Approved (Approved: Field required).", "Nothing was said."]
 
 
 def test_words_become_the_message_that_they_mean() -> None:
     assert said("todo.py", [Approved]) == Approved(file="todo.py")
     assert said('{"goals": ["a"]}', [Approved, PRD]) == PRD(goals=["a"])
     assert said("plain", [str]) == "plain"
+    assert said("plain", [Words]) == Words("plain")
     with pytest.raises(UserError, match="That is no PRD"):
         said("text", [PRD])
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import builtins
+import contextlib
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
@@ -117,12 +118,72 @@ async def test_a_run_that_ended_gives_its_result_again(open_runs: OpenRuns) -> N
     assert (await company(set()).run(until=Patch, resume="r")).output.text == "one"
 
 
-async def test_a_run_goes_on_in_its_process_too(open_runs: OpenRuns) -> None:
+async def test_a_durable_run_goes_on_by_its_id_in_its_process_too(open_runs: OpenRuns) -> None:
     model = answers("one", "two")
     open_runs(model)
     stopped = await company(set()).run(Task(file="a"), Task(file="b"), durable="r", budget=Budget(calls=1))
-    run = await company(set()).run(go_on=stopped)
+    with pytest.raises(UserError, match="Run r is durable: go on with resume="):
+        await company(set()).run(go_on=stopped)
+    run = await company(set()).run(resume="r")
     assert (sorted(patch.text for patch in run.of(Patch)), len(model.asked)) == (["one", "two"], 2)
+
+
+async def test_what_a_failed_call_spent_counts_after_a_resumption(open_runs: OpenRuns) -> None:
+    for resume in (False, True, True):
+        open_runs(answers({"no": "text"}, "good"))
+        crew, more = company(set()), Budget(calls=2)
+        run = await (
+            crew.run(resume="r", budget=more)
+            if resume
+            else crew.run(Task(file="a"), durable="r", budget=Budget(calls=1))
+        )
+        assert (run.ended, run.spent.calls) == ("budget", 2 if resume else 1)
+
+
+async def test_a_call_that_a_role_tried_again_is_not_made_again(open_runs: OpenRuns) -> None:
+    crew, broken = Crew("again", gives=Patch), [True]
+
+    @crew.role
+    async def work(task: Task) -> Patch:
+        try:
+            text = await write(task.file)
+        except HeteroError:
+            text = await write(task.file)
+        if broken.pop() if broken else False:
+            raise ConnectionError("down")
+        return Patch(file=task.file, text=text)
+
+    open_runs(answers(ConnectionError("down"), "paid for"))
+    with pytest.raises(CrewError):
+        await crew.run(Task(file="a"), durable="r")
+    open_runs(answers("made again"))
+    assert (await crew.run(resume="r", until=Patch)).output.text == "paid for"
+
+
+class Hidden(BaseModel):
+    text: str = Field(exclude=True)
+
+
+async def test_a_message_that_does_not_come_back_from_json_is_refused_when_it_is_published(open_runs: OpenRuns) -> None:
+    crew = Crew("hidden", gives=Hidden)
+
+    @crew.role
+    async def work(task: Task) -> Hidden:
+        return Hidden(text="x")
+
+    open_runs(answers("x"))
+    with pytest.raises(
+        CrewError, match="A Hidden does not come back from JSON as it was, so a durable run cannot keep"
+    ):
+        await crew.run(Task(file="a"), durable="r")
+    assert (await crew.run(Task(file="a"), until=Hidden)).output.text == "x"
+
+
+@pytest.mark.parametrize("wrong", ["../evil", "a/b", "", ".."])
+async def test_an_id_that_is_a_path_is_refused(open_runs: OpenRuns, wrong: str) -> None:
+    open_runs(answers("x"))
+    with pytest.raises(UserError, match="is no id of a run: letters"):
+        await company(set()).run(resume=wrong)
 
 
 async def test_a_failure_with_which_the_run_went_on_stays_one(open_runs: OpenRuns) -> None:
@@ -143,16 +204,33 @@ async def test_a_failure_with_which_the_run_went_on_stays_one(open_runs: OpenRun
 
 
 async def test_a_role_that_asks_memory_is_called_again_when_what_was_said_changed(open_runs: OpenRuns) -> None:
-    crew, seen = Crew("memory", gives=()), list[int]()
+    seen = list[list[str]]()
 
-    @crew.role
-    async def work(task: Task, memory: Memory) -> None:
-        seen.append(len(memory.of(Task)))
+    def looking(text: str) -> Crew:
+        crew = Crew("memory", gives=Patch)
+
+        @crew.role
+        async def note(task: Task) -> Patch:
+            if text == "new":  # its code was changed, and it had not finished
+                return Patch(file=task.file, text=text)
+            raise ConnectionError("down")
+
+        @crew.role
+        async def work(task: Task, memory: Memory) -> Task | None:
+            return Task(file="b") if task.file == "a" else None
+
+        @crew.role(name="look")
+        async def look(task: Task, memory: Memory) -> None:
+            seen.append([patch.text for patch in memory.of(Patch)])
+
+        return crew
 
     open_runs(answers("x"))
-    await crew.run(Task(file="a"), durable="r")
-    await crew.run(resume="r")
-    assert seen == [1]
+    with pytest.raises(CrewError):
+        await looking("old").run(Task(file="a"), durable="r")
+    open_runs(answers("x"))
+    await looking("new").run(resume="r")
+    assert seen == [[], ["new"]]
 
 
 async def test_an_agents_finished_requests_are_not_made_again(open_runs: OpenRuns) -> None:
@@ -238,6 +316,55 @@ async def test_whoever_resumes_says_whether_an_effect_has_happened(
     await cut_off(open_runs, done)
     run = await pushing(done, None).run(resume="r", confirm=confirm, until=Patch)
     assert (run.output.text, asked, len(done), len(set(done))) == (text, [("push", "a")], times, 1)
+
+
+async def test_an_effect_that_may_be_repeated_is_done_again_with_its_key(open_runs: OpenRuns) -> None:
+    done, tries = list[str](), [True, False]
+    crew = Crew("safe", gives=Patch)
+
+    @crew.role
+    async def push(task: Task) -> Patch:
+        async def go(key: str) -> str:
+            done.append(key)
+            if tries.pop(0):
+                raise TimeoutError
+            return "pushed"
+
+        try:
+            text = await effect("push", task.file, go, safe=True)
+        except TimeoutError:
+            text = await effect("push", task.file, go, safe=True)
+        return Patch(file=task.file, text=str(text))
+
+    open_runs(answers("x"))
+    run = await crew.run(Task(file="a"), durable="r", until=Patch)
+    assert (run.output.text, len(done), len(set(done))) == ("pushed", 2, 1)
+
+
+async def test_nobody_to_ask_ends_the_run_also_where_its_role_goes_on_after_errors(open_runs: OpenRuns) -> None:
+    crew, done = Crew("goes on", gives=(Patch, RoleFailed)), list[str]()
+
+    @crew.role(on_error="go_on")
+    async def push(task: Task) -> Patch:
+        async def go(key: str) -> str:
+            done.append(key)
+            if len(done) == 1:
+                raise asyncio.CancelledError
+            return "pushed"
+
+        return Patch(file=task.file, text=str(await effect("push", task.file, go)))
+
+    open_runs(answers("x"))
+    with contextlib.suppress(CrewError, asyncio.CancelledError):
+        await crew.run(Task(file="a"), durable="r")
+    open_runs(answers("x"))
+    with pytest.raises(CrewError, match="nobody can be asked"):
+        await crew.run(resume="r")
+
+    async def confirm(name: str, key: Any) -> bool:
+        return False
+
+    assert (await crew.run(resume="r", confirm=confirm, until=Patch)).output.text == "pushed"
 
 
 async def test_a_finished_effect_is_not_done_again(open_runs: OpenRuns) -> None:
@@ -375,7 +502,7 @@ def test_the_command_line_says_which_run_failed_and_how(shop: Hetero) -> None:
     ("arguments", "sentence"),
     [
         (("shop", "{}"), "That is no Wish (Wish: Field required); crew 'shop' begins with Wish."),
-        (("shop", "--resume", "last"), "There is no run to resume; runs are kept for a week."),
+        (("shop", "--resume", "last"), "There is no run of crew 'shop' to resume; runs are kept for a week."),
         (
             ("shop", "milk", "--resume", "last"),
             "A run that is resumed begins with what it began with; leave VALUE out.",

@@ -2,18 +2,18 @@
 
 import asyncio
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextvars import copy_context
 
 import pytest
 from pydantic_ai import Agent
 from pydantic_ai.exceptions import ModelHTTPError
-from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
+from pydantic_ai.messages import ImageUrl, ModelMessage, ModelResponse, TextPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from hetero_agents import Budget, BudgetError, ConfigError, Ledger, Slots, UserError, slot
 from hetero_agents.bindings.config import Price
-from hetero_agents.routing import Spent, ledger_now
+from hetero_agents.routing import Spent
+from hetero_agents.testing import scripted
 
 from .conftest import OpenApp
 from .support import answers
@@ -146,7 +146,7 @@ async def test_a_list_price_counts_where_hetero_toml_gives_none(open_app: OpenAp
 async def test_what_the_server_refused_costs_a_call_and_nothing_else(open_app: OpenApp) -> None:
     ledger = Ledger(Budget(tokens=100_000))
     open_app(
-        {"fake:big": answers(ModelHTTPError(500, "big")), "fake:small": answers("a")},
+        {"fake:big": answers(ModelHTTPError(429, "big")), "fake:small": answers("a")},
         toml(fallback=', fallback = ["small"]'),
     )
     with ledger:
@@ -187,22 +187,22 @@ async def test_a_ledger_inside_another_spends_from_both(open_app: OpenApp) -> No
     assert (outer.spent.calls, inner.spent.calls) == (3, 1)
 
 
-def test_calls_from_threads_do_not_pass_the_budget_together(open_app: OpenApp) -> None:
+def test_calls_from_threads_with_its_context_do_not_pass_the_budget_together(open_app: OpenApp) -> None:
     open_app({"fake:big": answers("a")}, toml())
     ledger, refused = Ledger(Budget(calls=3)), list[Exception]()
 
     def work() -> None:
-        with ledger_of(ledger):
-            try:
-                name.sync("x")
-            except BudgetError as error:
-                refused.append(error)
+        try:
+            name.sync("x")
+        except BudgetError as error:
+            refused.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ledger:
+        threads = [threading.Thread(target=copy_context().run, args=(work,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert (ledger.spent.calls, len(refused)) == (3, 5)
 
 
@@ -226,9 +226,39 @@ def test_a_price_that_says_nothing_is_refused(price: dict[str, float]) -> None:
         Price(**price)
 
 
-@contextmanager
-def ledger_of(ledger: Ledger) -> Generator[None]:
-    """The ledger in a thread of its own, which begins without a context."""
-    token = ledger_now.set(ledger)
-    yield
-    ledger_now.reset(token)
+def test_a_ledger_is_open_once_at_a_time() -> None:
+    ledger = Ledger(Budget(calls=1))
+    with ledger, pytest.raises(UserError, match="This ledger is open already"), ledger:
+        pass
+    with ledger:
+        pass
+
+
+async def test_each_model_of_an_agents_chain_is_reserved_by_itself(open_app: OpenApp) -> None:
+    big, small = answers(TimeoutError()), answers("b")
+    open_app({"fake:big": big, "fake:small": small}, toml(fallback=', fallback = ["small"]'))
+    agent = Agent("slot:desk", capabilities=[Slots()])
+    with Ledger(Budget(calls=1)) as ledger, pytest.raises(BudgetError):
+        await agent.run("hello")
+    assert (len(big.asked), len(small.asked), ledger.spent.calls) == (1, 0, 1)
+    with Ledger(Budget(calls=2)) as ledger:
+        await agent.run("hello")
+    assert ledger.spent.calls == 2
+
+
+async def test_media_have_no_worst_case_in_tokens() -> None:
+    agent = Agent(FunctionModel(lambda messages, info: ModelResponse(parts=[TextPart("x")])), capabilities=[Slots()])
+    asked = ["What is it?", ImageUrl("https://example.org/x.png")]
+    with scripted({}):
+        with Ledger(Budget(tokens=10_000)), pytest.raises(ConfigError, match="it sends media"):
+            await agent.run(asked, model_settings={"max_tokens": 9})
+        with Ledger(Budget(calls=1)):
+            await agent.run(asked)
+
+
+async def test_a_budget_stops_before_a_specialists_fallback(open_app: OpenApp) -> None:
+    small = answers("b")
+    open_app({"fake:big": answers("a"), "fake:small": small}, toml(fallback=', fallback = ["small"]'))
+    with Ledger(Budget(tokens=100)), pytest.raises(BudgetError, match="The budget of 100 tokens"):
+        await name("x")
+    assert small.asked == []

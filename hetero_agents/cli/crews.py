@@ -8,13 +8,12 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Any
 
-import typer
 from pydantic_core import to_jsonable_python
 
 from ..contract import compact_json
 from ..crew import Crew, CrewRun
 from ..crew.durable import Confirm, new_id
-from ..crew.human import said
+from ..crew.human import ask_line, said
 from ..errors import UserError
 from ..routing import Budget
 from ..slots import registry
@@ -33,17 +32,13 @@ async def run_crew(crew: Crew, value: str | None, budget: Budget | None, resume:
     Raises:
         UserError: the value is no message that the crew begins with.
     """
-
-    def result(content: object) -> bool:
-        return isinstance(content, crew.gives)
-
-    until = result if crew.gives else None
+    until = crew.gives or None
     if resume is not None:
         if value is not None:
             raise UserError("A run that is resumed begins with what it began with; leave VALUE out.")
         if resume == "last":
-            if not (known := await registry.app.runs.known()):
-                raise UserError("There is no run to resume; runs are kept for a week.")
+            if not (known := await registry.app.runs.known(crew.id)):
+                raise UserError(f"There is no run of crew {crew.id!r} to resume; runs are kept for a week.")
             resume = known[0]
         return await crew.run(until=until, budget=budget, resume=resume, confirm=_confirm())
     kinds = crew.entries
@@ -69,9 +64,10 @@ def _confirm() -> Confirm | None:
         return None
 
     async def ask(name: str, key: Any) -> bool:
-        return await asyncio.to_thread(
-            typer.confirm, f"{name} {compact_json(key)} began before the run stopped. Has it happened?"
-        )
+        question = f"{name} {compact_json(key)} began before the run stopped. Has it happened? [yes/no] "
+        while (said := (await asyncio.to_thread(ask_line, question)).strip().lower()) not in ("yes", "no"):
+            pass
+        return said == "yes"
 
     return ask
 

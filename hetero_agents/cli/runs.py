@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from ..crew import Crew
-from ..errors import HeteroError, KeyAccessError, UnknownNameError, UserError
+from ..errors import CrewError, HeteroError, KeyAccessError, UnknownNameError, UserError
 from ..routing import Budget, Ledger
 from ..slots import App, registry
 from ..spans import Feedback, Names, SpanRecord, Trace, otlp, read_traces, without_content
@@ -93,14 +93,20 @@ def run(
 ) -> None:
     """Run something once, or once a line of a file; spans go to the vault."""
     budget = crews.budget_of(money, tokens, calls, seconds)
-    if Path(name).is_dir():
+    if (Path(name) / "hetero.toml").is_file():
         registry.use(App.open(Path(name)))
     app = common.open_app()
     found = _find(name)
     if isinstance(found, Crew):
         if inputs is not None:
             raise UserError(f"{name} is a crew, which --inputs cannot run; give it one VALUE.")
-        if not crews.print_run(asyncio.run(crews.run_crew(found, value, budget, resume)), as_json=as_json):
+        try:
+            made = asyncio.run(crews.run_crew(found, value, budget, resume))
+        except CrewError as error:
+            if error.run is not None:
+                crews.print_run(error.run, as_json=as_json)
+            raise
+        if not crews.print_run(made, as_json=as_json):
             raise typer.Exit(1)
         return
     if resume is not None:
@@ -175,7 +181,7 @@ def _find(name: str) -> _Runnable | Crew:
                     return (await agent.run(prompt)).output
 
                 found[f"{module_name.rpartition('.')[2]}.{key}"] = _Runnable(key, {"prompt": str}, ["prompt"], ask)
-    if Path(name).is_dir():
+    if (Path(name) / "hetero.toml").is_file():
         known = {entry.id: entry for entry in found.values() if isinstance(entry, Crew)}
         if len(known) != 1:
             raise UserError(

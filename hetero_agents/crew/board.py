@@ -84,7 +84,7 @@ class Board:
             for of, ancestor in self._lineage[cause].items():
                 if of not in lineage or lineage[of].id < ancestor.id:
                     lineage[of] = ancestor
-        for of in joined:
+        for of in () if message.to else joined:  # what is for some is read beside by nobody
             lineage[of] = self._latest[of] = message
             self._awake |= self._joined[of]
         self.messages.append(message)
@@ -162,18 +162,17 @@ class Board:
         """The call of a role with these messages; None while another that it reads is not there."""
         joined: list[Message[Any] | None] = []
         for takes in role.joins:
-            message = self._joining(role, takes, taken)
+            message = self._joining(takes, taken)
             if message is None and not takes.optional:
                 return None
             joined.append(message)
         messages = (*taken, *(message for message in joined if message))
         return Call(role, taken, tuple(joined), self.memory(role.name, messages) if role.memory else None)
 
-    def _joining(self, role: Role, takes: Takes, taken: Sequence[Message[Any]]) -> Message[Any] | None:
+    def _joining(self, takes: Takes, taken: Sequence[Message[Any]]) -> Message[Any] | None:
         led = _newest([self._lineage[message.id] for message in taken], takes.kinds)
         for known in (led, self._latest):
             found = [known[kind] for kind in takes.kinds if kind in known]
-            found = [message for message in found if not message.to or role.name in message.to]
             if found:
                 return max(found, key=lambda message: message.id)
         return None
@@ -217,7 +216,7 @@ def _feeding(name: str, roles: Mapping[str, Role]) -> set[str]:
     ask: list[tuple[type, ...]] = [roles[name].trigger.kinds]
     while ask:
         kinds = ask.pop()
-        feeders = {other for other, role in roles.items() if other != name and may_be(role.gives, kinds)}
+        feeders = {other for other, role in roles.items() if other != name and may_be(role.publishes, kinds)}
         for feeder in feeders - found:
             ask += [takes.kinds for takes in (roles[feeder].trigger, *roles[feeder].joins)]
         found |= feeders

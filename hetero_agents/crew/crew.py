@@ -9,24 +9,36 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar, overload
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 from pydantic_ai.agent import AbstractAgent
 from pydantic_core import to_json
 
-from ..errors import CrewDefinitionError, UserError
+from ..errors import CrewDefinitionError, CrewError, UserError
 from ..routing import Budget, Ledger
 from .durable import Confirm, kept_run
 from .graph import check_agreement, entries, mermaid
 from .human import Ask, said, terminal
 from .role import OnError, Role, role_of
-from .run import CrewRun, Rounds, Until
+from .run import CrewRun, Rounds, Until, kinds_of
+
+
+class Settings(TypedDict, total=False):
+    """What `Crew.role` says of a role beside its function."""
+
+    at_once: int | None
+    timeout: float | None
+    on_error: OnError
+
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 T = TypeVar("T")
 
 MAX_ROUNDS = 100
 """Rounds of a run, where nobody says how many."""
+
+ASKED = 10
+"""Times that a human is asked for an answer that fits."""
 
 AT_ONCE = 16
 """Calls of roles at a time, where nobody says how many."""
@@ -98,7 +110,7 @@ class Crew:
         Raises:
             CrewDefinitionError: the function cannot be a role, or there is one of that name.
         """
-        settings: dict[str, Any] = {"at_once": at_once, "timeout": timeout, "on_error": on_error}
+        settings: Settings = {"at_once": at_once, "timeout": timeout, "on_error": on_error}
 
         def declare(function: F) -> F:
             self._add(function, name or function.__name__, settings)
@@ -114,7 +126,7 @@ class Crew:
         gives: type | None = None,
         name: str | None = None,
         prompt: Callable[[T], str] = as_text,
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> None:
         """Add a pydantic-ai agent as a role: it is run with each message, and its output is published.
 
@@ -139,7 +151,7 @@ class Crew:
         self._add(ask, called, settings)
 
     def human(
-        self, name: str, *, takes: type, gives: type | Sequence[type], ask: Ask = terminal, **settings: Any
+        self, name: str, *, takes: type, gives: type | Sequence[type], ask: Ask = terminal, **settings: Unpack[Settings]
     ) -> None:
         """Add a human as a role: asked with each message, whose words are published.
 
@@ -153,13 +165,14 @@ class Crew:
         kinds = (gives,) if isinstance(gives, type) else tuple(gives)
 
         async def asked(message: Any) -> Any:
-            shown: object = message
-            while True:
-                text = await ask(name, shown)
+            wrong: str | None = None
+            for _ in range(ASKED):
+                text = await ask(name, message, wrong)
                 try:
                     return said(text, kinds)
                 except UserError as error:
-                    shown = f"{error} {as_text(message)}"
+                    wrong = str(error)
+            raise CrewError(f"{name} gave no answer that fits, asked {ASKED} times: {wrong}")
 
         union: Any = kinds[0]
         for kind in kinds[1:]:
@@ -211,7 +224,7 @@ class Crew:
     async def run(
         self,
         *messages: object,
-        until: Callable[[Any], bool] | None = None,
+        until: tuple[type, ...] | Callable[[Any], bool] | None = None,
         max_rounds: int = MAX_ROUNDS,
         budget: Budget | None = None,
         at_once: int = AT_ONCE,
@@ -237,7 +250,7 @@ class Crew:
 
         Args:
             messages: what the run begins with.
-            until: a type, or a condition on a message's content: the run ends after the round that published one.
+            until: a type, one of several, or a condition on a message's content: the run ends after the round that published one.
             max_rounds: rounds at most.
             budget: what the run may spend; no model call begins that might break it.
             at_once: calls of roles at a time.
@@ -268,8 +281,8 @@ class Crew:
                 raise UserError(f"A run of crew {self.id!r} begins with a message; it takes {_names(self.entries)}.")
             known = go_on.messages if go_on else ()
             started = [type(message) for message in begun] + [message.kind for message in known if message.role is None]
-            wanted = (*self.gives, *((until,) if isinstance(until, type) else ()))
-            looked_at = until is not None and not isinstance(until, type)
+            kinds = kinds_of(until)
+            wanted, looked_at = (*self.gives, *kinds), until is not None and not kinds
             check_agreement(self.id, self.roles, started, wanted, ends_anyhow=looked_at)
             with Ledger(budget or Budget(), earlier=spent) as ledger:
                 rounds = Rounds(self.id, self.roles, self.names_of, ledger, at_once)
@@ -284,7 +297,7 @@ class Crew:
                 return name
         return getattr(role, "__name__", repr(role))
 
-    def _add(self, function: Callable[..., Awaitable[Any]], name: str, settings: dict[str, Any]) -> None:
+    def _add(self, function: Callable[..., Awaitable[Any]], name: str, settings: Settings) -> None:
         if name in self._declared:
             raise CrewDefinitionError(
                 f"Crew {self.id!r} has two roles named {name!r}; give one of them another name with name=."

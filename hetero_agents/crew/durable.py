@@ -9,7 +9,7 @@ from secrets import token_hex
 from typing import Any
 
 from ..errors import UserError
-from ..routing import Spent, steps_now
+from ..routing import Spent
 from ..slots import registry
 from .role import Role
 from .run import CrewRun
@@ -35,26 +35,25 @@ async def kept_run(
     confirm: Confirm | None,
 ) -> AsyncGenerator[tuple[str | None, Sequence[object], Spent]]:
     """Hold what keeps a run; give its id, what it begins with, and what it has spent. The arguments are those of `Crew.run`."""
-    run_id = resume or (go_on.id if go_on else None) or (durable if isinstance(durable, str) else None)
-    spent = go_on.spent if go_on else Spent()
-    if run_id is None and not durable:
-        yield None, messages, spent
+    if go_on is not None and (durable or go_on.id):
+        raise UserError(
+            f"Run {go_on.id} is durable: go on with resume=, which makes its rounds again as they were."
+            if go_on.id
+            else "A run goes on as it began: go_on= takes no durable=."
+        )
+    if resume is None and durable is False:
+        yield None, messages, go_on.spent if go_on else Spent()
         return
-    run_id = run_id or new_id()
+    run_id = resume if resume is not None else (durable if isinstance(durable, str) else new_id())
     store = registry.app.runs
     with store.held(run_id):
-        if resume or go_on:
-            steps = await store.resume(run_id, confirm)
+        if resume is not None:
+            steps = await store.resume(run_id, crew, confirm)
         else:
             header = {"crew": crew, "messages": [dump(message) for message in messages]}
             steps = await store.begin(run_id, header, confirm)
         if steps.header["crew"] != crew:
             raise UserError(f"Run {run_id} is one of crew {steps.header['crew']!r}, not of {crew!r}.")
-        if resume:
-            kinds = [k for role in roles.values() for takes in (role.trigger, *role.joins) for k in takes.kinds]
-            messages, spent = [load(each, kinds) for each in steps.header["messages"]], steps.spent
-        token = steps_now.set(steps)
-        try:
-            yield run_id, messages, spent
-        finally:
-            steps_now.reset(token)
+        kinds = [k for role in roles.values() for takes in (role.trigger, *role.joins) for k in takes.kinds]
+        with steps.entered():
+            yield run_id, [load(each, kinds) for each in steps.header["messages"]], steps.spent

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import sys
+import threading
+import typing
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
@@ -13,21 +16,33 @@ from pydantic_core import to_jsonable_python
 
 from ..errors import UserError
 
-Ask = Callable[[str, object], Awaitable[str]]
-"""Gets the role's name and the message; gives what the human said: text for the only field of the answer, or JSON."""
+Ask = Callable[[str, Any, str | None], Awaitable[str]]
+"""Gets the role's name, the message, and what was wrong with the answer before; gives what the human said: text for the only field, or JSON."""
+
+_one_at_a_time = threading.Lock()
+"""There is one terminal."""
 
 
-async def terminal(role: str, message: object) -> str:
+def ask_line(prompt: str) -> str:
+    """Show a text, with what could steer the terminal made visible, and read a line; one question at a time."""
+    with _one_at_a_time:
+        return input(
+            "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in prompt)
+        )
+
+
+async def terminal(role: str, message: object, wrong: str | None = None) -> str:
     """Show a message on the terminal and read a line.
 
     Raises:
         UserError: there is nobody to ask.
     """
     shown = json.dumps(to_jsonable_python(message), indent=2, ensure_ascii=False)
-    prompt = f"{type(message).__name__} for {role}:\n{shown}\n{role}> "
+    before = f"{wrong}\n" if wrong else ""
+    prompt = f"{before}{type(message).__name__} for {role}:\n{shown}\n{role}> "
     if not sys.stdin.isatty():
         raise UserError(f"The role {role!r} asks a human and this is no terminal; give it another way to ask.")
-    return await asyncio.to_thread(input, prompt)
+    return await asyncio.to_thread(ask_line, prompt)
 
 
 def said(text: str, kinds: Sequence[type]) -> Any:
@@ -36,6 +51,8 @@ def said(text: str, kinds: Sequence[type]) -> Any:
     Raises:
         UserError: they mean none.
     """
+    if not text.strip():
+        raise UserError("Nothing was said.")
     reasons: list[str] = []
     for kind in kinds:
         adapter: TypeAdapter[Any] = TypeAdapter(kind)
@@ -46,13 +63,20 @@ def said(text: str, kinds: Sequence[type]) -> Any:
     for kind in kinds:
         if kind is str:
             return text
-        if issubclass(kind, BaseModel):
-            needed = [name for name, field in kind.model_fields.items() if field.is_required()]
-            # JSON that is no such message is a mistake, not a text.
-            if (
-                len(needed) == 1
-                and kind.model_fields[needed[0]].annotation is str
-                and not text.lstrip().startswith("{")
-            ):
-                return cast(Any, kind)(**{needed[0]: text})
+        # JSON that is no such message is a mistake, not a text.
+        if (name := _only_text(kind)) and not text.lstrip().startswith("{"):
+            return cast(Any, kind)(**{name: text})
     raise UserError(f"That is no {' or '.join(kind.__name__ for kind in kinds)} ({'; '.join(reasons)}).")
+
+
+def _only_text(kind: Any) -> str | None:
+    """The only field that a message needs, where that is a text."""
+    if issubclass(kind, BaseModel):
+        needed = {name: field.annotation for name, field in kind.model_fields.items() if field.is_required()}
+    elif dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        without = (dataclasses.MISSING, dataclasses.MISSING)
+        needed = {f.name: hints[f.name] for f in dataclasses.fields(kind) if (f.default, f.default_factory) == without}
+    else:
+        return None
+    return next(iter(needed)) if list(needed.values()) == [str] else None

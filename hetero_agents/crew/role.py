@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
 from ..errors import CrewDefinitionError
-from .message import Memory, To
+from .message import Memory, RoleFailed, To
 
 OnError = Literal["stop", "go_on"]
 
@@ -60,6 +60,11 @@ class Role:
     """Seconds for one call."""
     on_error: OnError
 
+    @property
+    def publishes(self) -> tuple[type, ...]:
+        """Types of all messages that may come of it."""
+        return (*self.gives, RoleFailed) if self.on_error == "go_on" else self.gives
+
 
 def role_of(
     function: Callable[..., Awaitable[Any]],
@@ -90,6 +95,8 @@ def role_of(
             raise CrewDefinitionError(
                 f"Role {name!r} takes {parameter}; each of its parameters has a name and a message type of its own."
             )
+        if parameter.default is not parameter.empty:
+            continue  # a setting, not a message
         if (hint := hints.get(parameter.name)) is None:
             raise CrewDefinitionError(
                 f"Role {name!r} has no type for {parameter.name!r}; the type is what it subscribes to."

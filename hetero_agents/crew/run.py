@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar, cast
 
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
-from ..errors import BudgetError, CrewError
+from ..errors import BudgetError, CrewError, EffectError
 from ..routing import Ledger, Spent, steps_now
 from ..slots import registry
 from ..slots.agency import record_outcome, rooted
@@ -21,7 +21,9 @@ from .wire import dump, load
 
 T = TypeVar("T")
 
-Until = type | Callable[[Any], bool]
+Until = type | tuple[type, ...] | Callable[[Any], bool]
+
+M = TypeVar("M")
 
 Ended = Literal["until", "idle", "max_rounds", "budget", "failed"]
 
@@ -55,7 +57,7 @@ class CrewRun(Generic[T]):
         """All messages in their order, with who published them and why."""
         return self.board.messages
 
-    def of(self, kind: type[Any]) -> list[Any]:
+    def of(self, kind: type[M]) -> list[M]:
         """Return the contents of a type, oldest first."""
         return [message.content for message in self.messages if isinstance(message.content, kind)]
 
@@ -146,20 +148,26 @@ class Rounds:
         for call, done in zip(calls, made, strict=True):
             if done.unmade:
                 board.give_back(call)
-            elif done.failed is not None and call.role.on_error == "stop":
+            elif done.failed is not None and _stops(call.role, done.failed):
                 board.give_back(call)
                 stopped, who = stopped or done, who or call.key
             self._publish(run, call, done)
         if stopped is not None:
-            run.ended, run.why = "failed", f"{who} failed: {_sentence(stopped.failed)}"
-            run.spent = self.ledger.spent
-            error = CrewError(f"Crew {run.crew} stopped in round {run.rounds}: {run.why}")
-            error.run = run
-            raise error from stopped.failed
-        if any(_meets(run.until, message.content) for message in board.messages[first:]):
+            raise self._failed(run, f"{who} failed: {_sentence(stopped.failed)}") from stopped.failed
+        try:
+            met = any(_meets(run.until, message.content) for message in board.messages[first:])
+        except Exception as error:
+            raise self._failed(run, f"its condition `until` failed: {_sentence(error)}") from error
+        if met:
             run.ended, run.why = "until", f"what was asked for is there after round {run.rounds}."
-        elif self.ledger.refused or any(done.unmade for done in made):
+        elif any(done.unmade for done in made):
             run.ended, run.why = "budget", self.ledger.refused or "its budget of seconds is spent; give more to go on."
+
+    def _failed(self, run: CrewRun[Any], why: str) -> CrewError:
+        run.ended, run.why, run.spent = "failed", why, self.ledger.spent
+        error = CrewError(f"Crew {run.crew} stopped in round {run.rounds}: {why}")
+        error.run = run
+        return error
 
     async def _make(self, calls: Sequence[Call], number: int) -> list[_Made]:
         """Make the calls of a round in parallel; those that the budget of seconds cuts off are unmade."""
@@ -200,10 +208,17 @@ class Rounds:
         ) as span:
             try:
                 contents = await self._published(call)
-            except BudgetError as error:
-                span.set_status(Status(StatusCode.ERROR, str(error)))
-                return _Made(unmade=True, span=span.get_span_context())
+            except asyncio.CancelledError as error:
+                if (task := asyncio.current_task()) and task.cancelling():
+                    raise
+                span.set_status(Status(StatusCode.ERROR, "cancelled from inside"))
+                inside = CrewError("something inside it cancelled it.")
+                inside.__cause__ = error
+                return _Made(failed=inside, span=span.get_span_context())
             except Exception as error:
+                if _is(error, BudgetError):
+                    span.set_status(Status(StatusCode.ERROR, _sentence(error)))
+                    return _Made(unmade=True, span=span.get_span_context())
                 span.record_exception(error)
                 span.set_status(Status(StatusCode.ERROR, _sentence(error)))
                 return _Made(failed=error, span=span.get_span_context())
@@ -221,10 +236,8 @@ class Rounds:
             try:
                 contents = self._contents(role, await _within(role.function(**call.arguments), role.timeout))
                 kept = [{**dump(_content(item)), "to": self._to(role, item)} for item in contents]
-            except BudgetError:
-                raise
             except Exception as error:
-                if role.on_error == "stop":
+                if _is(error, BudgetError) or _stops(role, error):
                     raise
                 return {"failed": _sentence(error)}  # what the others do next depends on it
             made.append(contents)
@@ -265,7 +278,7 @@ class Rounds:
         Raises:
             CrewError: one is no role, or does not take the message.
         """
-        names = tuple(self.name_of(each) for each in item.roles)
+        names = tuple(dict.fromkeys(self.name_of(each) for each in item.roles))
         for name in names:
             if name not in self.roles:
                 raise CrewError(f"{role.name} addressed a message to {name}, which is no role of {self.crew}.")
@@ -278,7 +291,7 @@ class Rounds:
     def _publish(self, run: CrewRun[Any], call: Call, done: _Made) -> None:
         contents = list(done.contents)
         taken = tuple(message.id for message in call.messages)
-        if done.failed is not None and call.role.on_error == "go_on":
+        if done.failed is not None and not _stops(call.role, done.failed):
             failure = RoleFailed(call.role.name, _sentence(done.failed), taken)
             run.failures.append(failure)
             contents = [failure]
@@ -312,14 +325,35 @@ async def _within(asked: Awaitable[Any], seconds: float | None) -> Any:
     raise CrewError(f"no answer in {seconds:g} s.")
 
 
+def _is(error: BaseException | None, kind: type[Exception]) -> bool:
+    """Whether an error is of a kind, comes of one, or is a group that holds one."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(_is(each, kind) for each in cast("BaseExceptionGroup[BaseException]", error).exceptions)
+    return error is not None and (isinstance(error, kind) or _is(error.__cause__, kind))
+
+
+def _stops(role: Role, error: Exception) -> bool:
+    """Whether a failure ends the run; that nobody knows what has happened to the world always does."""
+    return role.on_error == "stop" or _is(error, EffectError)
+
+
 def _content(item: Any) -> Any:
     return cast("To[Any]", item).content if isinstance(item, To) else item
+
+
+def kinds_of(until: Until | None) -> tuple[type, ...]:
+    """Return the types that a run works until; none where it is a condition."""
+    if isinstance(until, type):
+        return (until,)
+    return cast("tuple[type, ...]", until) if isinstance(until, tuple) else ()
 
 
 def _meets(until: Until | None, content: Any) -> bool:
     if until is None:
         return False
-    return isinstance(content, until) if isinstance(until, type) else bool(until(content))
+    if kinds := kinds_of(until):
+        return isinstance(content, kinds)
+    return bool(cast("Callable[[Any], bool]", until)(content))
 
 
 def _sentence(error: Exception | None) -> str:

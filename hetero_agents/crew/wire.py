@@ -5,15 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from ..errors import CrewError
 
 
 def dump(content: object) -> dict[str, Any]:
-    """Return a message's content as JSON with its type's name."""
+    """Return a message's content as JSON, with its class.
+
+    Raises:
+        CrewError: it does not come back from JSON as it was: fields that are left out, secrets, bytes that are no text.
+    """
     kind: Any = type(content)
-    return {"type": kind.__qualname__, "content": TypeAdapter[Any](kind).dump_python(content, mode="json")}
+    try:
+        data = {"type": _name(kind), "content": TypeAdapter[Any](kind).dump_python(content, mode="json", by_alias=True)}
+        same = TypeAdapter[Any](kind).validate_python(data["content"]) == content
+    except ValueError:  # pydantic's errors are some
+        same, data = False, {}
+    if not same:
+        raise CrewError(
+            f"A {kind.__qualname__} does not come back from JSON as it was, so a durable run cannot keep it; change its fields, or run without durable."
+        )
+    return data
 
 
 def load(data: dict[str, Any], kinds: Sequence[type[Any]]) -> Any:
@@ -27,9 +40,16 @@ def load(data: dict[str, Any], kinds: Sequence[type[Any]]) -> Any:
         CrewError: it is of none of them any more.
     """
     for kind in _below(kinds):
-        if kind.__qualname__ == data["type"]:
-            return TypeAdapter(kind).validate_python(data["content"])
-    raise CrewError(f"The run kept a {data['type']}, which no role publishes any more; start the run again.")
+        if _name(kind) == data["type"]:
+            try:
+                return TypeAdapter(kind).validate_python(data["content"])
+            except ValidationError:
+                break
+    raise CrewError(f"The run kept a {data['type']} that fits no type of its roles any more; start the run again.")
+
+
+def _name(kind: type[Any]) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _below(kinds: Sequence[type[Any]]) -> Iterator[type[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Collection, Generator
 from contextlib import ExitStack, closing, contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from ..bindings import SpecialistId, Workspace
 from ..bindings.lock import exclusive, write_atomically
-from ..errors import DistillError
+from ..errors import DistillError, UserError
 from ..routing import AnswerCache
 from ..spans import SealedVault
 from .curate import VERDICTS, Dataset, Example
@@ -112,7 +113,15 @@ def empty_cache(workspace: Workspace) -> bool:
 
 
 def delete_runs(workspace: Workspace) -> bool:
-    """Delete what durable runs have kept, and return whether there was any. One that goes on cannot be resumed afterwards."""
+    """Delete what durable runs have kept, and return whether there was any. One that goes on cannot be resumed afterwards.
+
+    Raises:
+        UserError: it is in a database of the user's.
+    """
+    if os.environ.get("HETERO_RUNS"):
+        raise UserError(
+            "Durable runs are kept in the database that HETERO_RUNS names, which is not emptied from here: drop it, unset HETERO_RUNS, and say it again."
+        )
     found = list(workspace.state_dir.glob("runs.db*"))
     for path in found:
         path.unlink(missing_ok=True)

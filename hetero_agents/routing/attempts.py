@@ -99,7 +99,7 @@ async def attempt(
     started = time.perf_counter()
     for left in range(retries, -1, -1):
         with spending(
-            [terms or Terms(endpoint.model.model_name)], endpoint.model, messages, settings, parameters
+            terms or Terms(endpoint.model.model_name), endpoint.model, messages, settings, parameters
         ) as settle:
             response = await model_request(
                 endpoint.model,

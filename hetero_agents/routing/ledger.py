@@ -11,9 +11,10 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass, field, fields
 from typing import Self
 
+import httpx
 from genai_prices import Usage, calc_price
-from pydantic_ai.exceptions import ModelHTTPError
-from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
+from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError
+from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, UserPromptPart
 from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
@@ -88,7 +89,8 @@ class Terms:
 class Ledger:
     """Keeps a budget: inside `with Ledger(Budget(calls=10)):` no call begins that might break it.
 
-    Slots and agents with `Slots()` are counted, from parallel tasks and threads too. A ledger inside another one
+    Slots and agents with `Slots()` are counted, from parallel tasks and `asyncio.to_thread` too; a thread that you start yourself needs
+    `contextvars.copy_context().run`. A ledger inside another one
     spends from both. What is asked beside a call to compare it (shadow, audit) is nobody's.
     """
 
@@ -105,6 +107,9 @@ class Ledger:
     """Why a call was not made, once one was not."""
 
     def __enter__(self) -> Self:
+        if self._token is not None:
+            raise UserError("This ledger is open already; open another one inside it.")
+        self._began = time.monotonic()
         self._above = ledger_now.get()
         self._token = ledger_now.set(self)
         return self
@@ -112,6 +117,7 @@ class Ledger:
     def __exit__(self, *of: object) -> None:
         assert self._token is not None
         ledger_now.reset(self._token)
+        self._token = None
 
     @property
     def spent(self) -> Spent:
@@ -182,7 +188,7 @@ Settle = Callable[[RequestUsage], None]
 
 @contextmanager
 def spending(
-    terms: Sequence[Terms],
+    terms: Terms,
     model: Model,
     messages: Sequence[ModelMessage],
     settings: ModelSettings | None,
@@ -190,12 +196,12 @@ def spending(
 ) -> Generator[Settle]:
     """Reserve the worst case of a request, and settle it; without a ledger, nothing.
 
-    The worst case: a token for each byte that is sent, `max_tokens` in the answer, the whole timeout in seconds, and
-    the dearest of the models that may answer. A request that the server refused costs nothing but counts as a call; one
-    that was cut off costs its worst case, for nobody knows what it took.
+    The worst case: a token for each byte that is sent, `max_tokens` in the answer, and the whole timeout in seconds. A request
+    that the server refused, or that never reached it, costs nothing but counts as a call; one that was cut off costs its
+    worst case, for nobody knows what it took.
 
     Args:
-        terms: of the models of which one answers.
+        terms: what the model costs.
         model: whose list price counts where terms give no price.
         messages: what is sent.
         settings: of the request.
@@ -219,16 +225,27 @@ def spending(
 
     try:
         yield settle
-    except ModelHTTPError:
-        used = Spent(calls=1)
+    except ModelAPIError as error:
+        if _refused(error):
+            used = Spent(calls=1)
         raise
     finally:
         ledger.settle(worst, used)
 
 
+def _refused(error: ModelAPIError) -> bool:
+    """Whether no model can have worked on a request."""
+    if isinstance(error, ModelHTTPError):
+        return error.status_code < 500
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout):
+        cause = cause.__cause__
+    return cause is not None
+
+
 def _worst(
     ledger: Ledger,
-    terms: Sequence[Terms],
+    terms: Terms,
     model: Model,
     messages: Sequence[ModelMessage],
     settings: ModelSettings | None,
@@ -236,15 +253,15 @@ def _worst(
 ) -> Spent:
     if not (ledger.limits("tokens") or ledger.limits("money")):
         return Spent(calls=1)
-    asked = (settings or {}).get("max_tokens")
-    written = 0
-    for each in terms:
-        most = asked or each.max_tokens
-        if most is None:
-            raise ConfigError(
-                f"The worst case of a call of {each.label} is not known: say in [models] how much it may write, for example max_tokens = 2048."
-            )
-        written = max(written, most)
+    written = (settings or {}).get("max_tokens") or terms.max_tokens
+    if written is None:
+        raise ConfigError(
+            f"The worst case of a call of {terms.label} is not known: say in [models] how much it may write, for example max_tokens = 2048."
+        )
+    if parameters.native_tools or any(_holds_media(message) for message in messages):
+        raise ConfigError(
+            f"The worst case of a call of {terms.label} is not known: it sends media, or uses tools of the provider's; give the run a budget of calls instead."
+        )
     read = len(ModelMessagesTypeAdapter.dump_json(list(messages)))
     for tool in (*parameters.function_tools, *parameters.output_tools):
         read += len(json.dumps(tool.parameters_json_schema)) + len(tool.description or "") + len(tool.name)
@@ -252,31 +269,32 @@ def _worst(
         read += len(json.dumps(parameters.output_object.json_schema))
     if not ledger.limits("money"):
         return Spent(tokens=read + written, calls=1)
-    left = ledger.seconds_left
-    money = 0.0
-    for each in terms:
-        seconds = min((s for s in (each.timeout, left) if s is not None), default=None)
-        if seconds is None and each.price and each.price.by_time:
-            raise ConfigError(
-                f"{each.label} costs by the hour, so the worst case of a call is not known: give its slot a timeout, or the run a budget of seconds."
-            )
-        price = _price(each, model, RequestUsage(input_tokens=read, output_tokens=written), seconds or 0.0)
-        if price is None:
-            raise ConfigError(
-                f"The price of {each.label} is not known: say it in [models], for example price = {{ input = 1.25, output = 10 }} in dollars a million tokens, or {{ hour = 0.4 }}."
-            )
-        money = max(money, price)
-    return Spent(money=money, tokens=read + written, calls=1)
+    seconds = min((s for s in (terms.timeout, ledger.seconds_left) if s is not None), default=None)
+    if seconds is None and terms.price and terms.price.by_time:
+        raise ConfigError(
+            f"{terms.label} costs by the hour, so the worst case of a call is not known: give its slot a timeout, or the run a budget of seconds."
+        )
+    price = _price(terms, model, RequestUsage(input_tokens=read, output_tokens=written), seconds or 0.0)
+    if price is None:
+        raise ConfigError(
+            f"The price of {terms.label} is not known: say it in [models], for example price = {{ input = 1.25, output = 10 }} in dollars a million tokens, or {{ hour = 0.4 }}."
+        )
+    return Spent(money=price, tokens=read + written, calls=1)
 
 
-def _used(terms: Sequence[Terms], model: Model, usage: RequestUsage, seconds: float) -> Spent:
-    prices = [price for each in terms if (price := _price(each, model, usage, seconds)) is not None]
-    return Spent(
-        money=max(prices, default=0.0),
-        tokens=usage.input_tokens + usage.output_tokens,
-        calls=1,
-        unpriced=int(not prices),
+def _holds_media(message: ModelMessage) -> bool:
+    """Whether a message holds what is counted otherwise than as text."""
+    return any(
+        isinstance(part, UserPromptPart)
+        and not isinstance(part.content, str)
+        and not all(isinstance(c, str) for c in part.content)
+        for part in message.parts
     )
+
+
+def _used(terms: Terms, model: Model, usage: RequestUsage, seconds: float) -> Spent:
+    price = _price(terms, model, usage, seconds)
+    return Spent(price or 0.0, usage.input_tokens + usage.output_tokens, 1, unpriced=int(price is None))
 
 
 def _price(terms: Terms, model: Model, usage: RequestUsage, seconds: float) -> float | None:

@@ -16,13 +16,14 @@ import hmac
 import json
 import logging
 import os
+import re
 import sqlite3
 import time
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -32,12 +33,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from dbos import DBOS, DBOSConfig, Serializer, SetWorkflowID
+from pydantic_core import to_jsonable_python
 
 from ..bindings.lock import exclusive
 from ..contract import compact_json
-from ..errors import HeteroError, UnknownNameError, UserError
+from ..errors import EffectError, HeteroError, UnknownNameError, UserError
 from .ledger import Spent
-from .steps import Json
+from .steps import Json, steps_now
 
 Ask = Callable[[str, Json], Awaitable[bool]]
 """Asked with name and key of an effect that may have happened: True if it has, False to do it again."""
@@ -49,8 +51,10 @@ _NONCE_BYTES = 12
 _VERSION = "hetero-1"
 """Of what is stored. Never left to DBOS, which would hash the source of its workflows."""
 
-_THREADS = 8
-"""Of DBOS, which would start one for each step that runs."""
+_THREADS = 64
+"""Of DBOS, which would start one for each step that runs. `asyncio.to_thread` of roles uses them too."""
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class _Sealed(Serializer):
@@ -154,27 +158,26 @@ class RunStore:
         """Hold a run, so that no other process of this machine resumes it at the same time.
 
         Raises:
-            UserError: another process does.
+            UserError: another process does, or that is no id.
         """
-        lock = exclusive(self._locks / f"{id}.lock", wait=False)
-        try:
-            lock.__enter__()
-        except BlockingIOError:
-            raise UserError(
-                f"Run {id} goes on in another process; wait for its end, or end that process first."
-            ) from None
-        try:
+        if not _ID.fullmatch(id):
+            raise UserError(f"{id!r} is no id of a run: letters, digits, dots, dashes and underscores make one.")
+        self._locks.mkdir(mode=0o700, exist_ok=True)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(exclusive(self._locks / f"{id}.lock", wait=False))
+            except BlockingIOError:
+                raise UserError(
+                    f"Run {id} goes on in another process; wait for its end, or end that process first."
+                ) from None
             yield
-        finally:
-            lock.__exit__(None, None, None)
 
-    async def known(self) -> list[str]:
-        """Return the ids of the runs that can be resumed, newest first."""
+    async def known(self, crew: str) -> list[str]:
+        """Return the ids of a crew's runs that can be resumed, newest first."""
         self._check()
-        rows = await DBOS.list_workflows_async(
-            workflow_id_prefix="", name=["hetero.step"], load_input=False, load_output=False, sort_desc=True
-        )
-        return [row.workflow_id.partition("/")[0] for row in rows if row.workflow_id.endswith("/start#0")]
+        rows = await DBOS.list_workflows_async(name=["hetero.step"], load_input=False, sort_desc=True)
+        starts = [row for row in rows if row.workflow_id.endswith("/start#0") and row.status == "SUCCESS"]
+        return [row.workflow_id.partition("/")[0] for row in starts if _value(row.output, {}).get("crew") == crew]
 
     async def begin(self, id: str, header: Json, ask: Ask | None) -> RunSteps:
         """Begin a run, and delete those that are older than `KEEP_DAYS`.
@@ -195,11 +198,12 @@ class RunStore:
         await steps.start(header)
         return steps
 
-    async def resume(self, id: str, ask: Ask | None) -> RunSteps:
+    async def resume(self, id: str, crew: str, ask: Ask | None) -> RunSteps:
         """Read what a run has done.
 
         Args:
             id: the run's.
+            crew: whose it is.
             ask: decides on effects that may have happened.
 
         Raises:
@@ -210,27 +214,29 @@ class RunStore:
         rows = await DBOS.list_workflows_async(workflow_id_prefix=f"{id}/", load_input=False)
         statuses = {row.workflow_id: row.status for row in rows}
         if statuses.get(f"{id}/start#0") != "SUCCESS":
-            raise UnknownNameError("run", id, await self.known(), hint="runs are kept for a week")
+            raise UnknownNameError("run", id, await self.known(crew), hint="runs are kept for a week")
         steps = RunSteps(id, self._key, statuses, ask)
         for row in rows:
-            if row.status == "SUCCESS":
-                output: Any = row.output
-                if isinstance(output, str):  # what cannot be opened comes as it is stored
+            if row.status == "SUCCESS" and row.name == "hetero.step":
+                if isinstance(row.output, str):  # what cannot be opened comes as it is stored
                     raise _other_key(id)
-                steps.spent += _spent(output["value"])
+                told = _value(row.output, {})
+                steps.spent += Spent(**told["spent"]) if "spent" in told else Spent()
         await steps.start(None)
         return steps
 
     async def _delete_old(self) -> None:
+        """Delete runs in which nothing was done for `KEEP_DAYS`, unless they go on."""
         before = time.time() - KEEP_DAYS * 86400
-        end = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(before))
-        rows = await DBOS.list_workflows_async(end_time=end, load_input=False, load_output=False)
-        if rows:
-            await DBOS.delete_workflows_async([row.workflow_id for row in rows])
-        for lock in self._locks.glob("*.lock"):
-            with suppress(OSError):
-                if lock.stat().st_mtime < before:
-                    lock.unlink()
+        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(before))
+        old = await DBOS.list_workflows_async(end_time=moment, load_input=False, load_output=False)
+        new = await DBOS.list_workflows_async(start_time=moment, load_input=False, load_output=False) if old else []
+        live = {row.workflow_id.partition("/")[0] for row in new}
+        for id in {row.workflow_id.partition("/")[0] for row in old} - live:
+            with suppress(UserError), self.held(id):
+                ids = [row.workflow_id for row in old if row.workflow_id.startswith(f"{id}/")]
+                await DBOS.delete_workflows_async(ids)
+                (self._locks / f"{id}.lock").unlink(missing_ok=True)
 
     def _check(self) -> None:
         if os.getpid() != self._pid:
@@ -250,8 +256,19 @@ class RunSteps:
         """What its kept steps had spent when it was resumed."""
         self._names = HKDF(SHA256(), 32, None, b"hetero runs name").derive(key)
         self._statuses = statuses
+        self._before = dict(statuses)
         self._ask = ask
         self._root = _Scope(id)
+
+    @contextmanager
+    def entered(self) -> Generator[None]:
+        """Keep what is done inside."""
+        steps, scope = steps_now.set(self), _scope.set(self._root)
+        try:
+            yield
+        finally:
+            _scope.reset(scope)
+            steps_now.reset(steps)
 
     async def start(self, header: Json) -> None:
         """Keep what the run begins with, or read it. Its id needs no key, so another key is noticed and begins nothing anew."""
@@ -277,23 +294,35 @@ class RunSteps:
         """Do something to the world once, as `hetero_agents.effect` says.
 
         Raises:
-            HeteroError: it may have happened, and nobody can be asked.
+            EffectError: it may have happened, and nobody can be asked.
         """
-        id = self._id(name, key)
+        # Not numbered: a role that tries again means the same effect, with the same key.
+        id = f"{self.id}/{name.replace('/', '_')}/{self._digest([_scope.get(self._root).id, 'effect', name, key])}"
         if (tries := self._tries(id)) and self._status(id, tries - 1) != "SUCCESS" and not safe:
             if self._ask is None:
-                raise HeteroError(
+                raise EffectError(
                     f"{name} may have happened before the run stopped, and nobody can be asked; resume it at a terminal."
                 )
             if await self._ask(name, key):
                 return await self._kept(_effect, id, _nothing)
-        return await self._kept(_effect, id, lambda: function(id.rpartition("/")[2]))
+
+        async def do() -> Json:
+            return to_jsonable_python(await function(id.rpartition("/")[2]), fallback=str)
+
+        return await self._kept(_effect, id, do)
 
     def _id(self, name: str, key: Json) -> str:
+        """Name a step. The same asked several times in one place has a number; what was finished before is handed out first."""
         scope = _scope.get(self._root)
         asked = self._digest([scope.id, name, key])
-        scope.asked[asked] += 1  # the same twice: two answers, in either order
-        return f"{self.id}/{name.replace('/', '_')}/{self._digest([asked, scope.asked[asked]])}"
+        place = f"{self.id}/{name.replace('/', '_')}"
+        scope.asked[asked] += 1
+        numbers: list[str] = []
+        while f"{(id := f'{place}/{self._digest([asked, len(numbers) + 1])}')}#0" in self._before:
+            numbers.append(id)
+        numbers.sort(key=lambda id: not any(self._before.get(f"{id}#{n}") == "SUCCESS" for n in range(self._tries(id))))
+        nth = scope.asked[asked]
+        return numbers[nth - 1] if nth <= len(numbers) else f"{place}/{self._digest([asked, nth])}"
 
     def _digest(self, value: Json) -> str:
         """A name of which nobody without the key can guess what it stands for."""
@@ -339,10 +368,10 @@ class RunSteps:
         return kept["value"]
 
 
-def _spent(kept: Json) -> Spent:
-    """What a kept step's model calls took; those of roles are counted where they were made."""
-    told = cast("dict[str, Any]", kept).get("spent") if isinstance(kept, dict) else None
-    return Spent(**told) if told else Spent()
+def _value(output: Any, default: dict[str, Any]) -> dict[str, Any]:
+    """What a kept step gave, where that is a JSON object that we wrote."""
+    value = cast("dict[str, Any]", output)["value"] if isinstance(output, dict) else None
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else default
 
 
 async def _nothing() -> Json:

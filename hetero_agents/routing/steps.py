@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any, ParamSpec, Protocol
 from uuid import uuid4
 
-from .ledger import Budget, Ledger
+from .ledger import Budget, Ledger, Spent
 
 Json = Any
 P = ParamSpec("P")
@@ -42,10 +42,19 @@ async def paid_step(steps: Steps, name: str, key: Json, function: Callable[[], A
 
     async def make() -> Json:
         with Ledger(Budget()) as own:
-            value = await function()
-        return {"value": value, "spent": asdict(replace(own.spent, seconds=0.0))}
+            try:
+                value = await function()
+            except Exception:
+                if own.spent.calls:  # what failed is made again, and was paid for all the same
+                    await steps.step(f"{name} failed", uuid4().hex, lambda: _paid(None, own.spent))
+                raise
+        return await _paid(value, own.spent)
 
     return (await steps.step(name, key, make))["value"]
+
+
+async def _paid(value: Json, spent: Spent) -> Json:
+    return {"value": value, "spent": asdict(replace(spent, seconds=0.0))}
 
 
 async def effect(name: str, key: Json, function: Callable[[str], Awaitable[Json]], *, safe: bool = False) -> Json:
@@ -56,12 +65,12 @@ async def effect(name: str, key: Json, function: Callable[[str], Awaitable[Json]
 
     Args:
         name: of the effect; stored in the clear.
-        key: JSON; what tells this effect from others of its name in the same role's call.
+        key: JSON; what tells this effect from others of its name in the same role's call. The same again is the same effect.
         function: takes an idempotency key, the same in all tries, and gives JSON.
         safe: it may be repeated with the same idempotency key, so nobody is asked.
 
     Raises:
-        HeteroError: it may have happened, and nobody can be asked.
+        EffectError: it may have happened, and nobody can be asked; the run stops there, whatever its role does after errors.
     """
     steps = steps_now.get()
     if steps is None:

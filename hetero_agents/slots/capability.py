@@ -136,19 +136,21 @@ class _Binder(AbstractCapability[Any]):
             made.append(await self._ask(asked, handler))
             return ModelMessagesTypeAdapter.dump_python([made[0]], mode="json")
 
-        key = _stable(
-            [
-                asked.model.model_name,
-                ModelMessagesTypeAdapter.dump_python(list(asked.messages), mode="json"),
-                _ANY.dump_python([asked.model_settings, asked.model_request_parameters], mode="json", fallback=str),
-            ]
-        )
+        key = [
+            asked.model.model_name,
+            _stable(ModelMessagesTypeAdapter.dump_python(list(asked.messages), mode="json")),
+            _ANY.dump_python([asked.model_settings, asked.model_request_parameters], mode="json", fallback=str),
+        ]
         kept = await paid_step(steps, (ctx.agent and ctx.agent.name) or "agent", key, ask)
         return made[0] if made else cast(ModelResponse, ModelMessagesTypeAdapter.validate_python(kept)[0])
 
     async def _ask(self, asked: ModelRequestContext, handler: WrapModelRequestHandler) -> ModelResponse:
+        models = asked.model.models if isinstance(asked.model, FallbackModel) else [asked.model]
+        if all(isinstance(model, _Bound) for model in models):
+            return await handler(asked)  # each of them says what it spends
+        terms = Terms(asked.model.model_name)
         with spending(
-            _terms(asked.model), asked.model, asked.messages, asked.model_settings, asked.model_request_parameters
+            terms, asked.model, asked.messages, asked.model_settings, asked.model_request_parameters
         ) as settle:
             response = await handler(asked)
             settle(response.usage)
@@ -164,17 +166,16 @@ class _Binder(AbstractCapability[Any]):
                 raise EngineError(f"No model answered ({'; '.join(map(str, group.exceptions))}).") from group
 
 
-def _stable(value: Any) -> Any:
-    """A request without what is new each time that it is made."""
-    if isinstance(value, dict):
-        return {key: _stable(part) for key, part in cast("dict[str, Any]", value).items() if key not in _NEW_EACH_TIME}
-    return [_stable(part) for part in cast("list[Any]", value)] if isinstance(value, list) else value
-
-
-def _terms(model: Model) -> list[Terms]:
-    """What the models cost of which one will answer."""
-    models = model.models if isinstance(model, FallbackModel) else [model]
-    return [each.terms if isinstance(each, _Bound) else Terms(each.model_name) for each in models]
+def _stable(messages: list[Any]) -> list[Any]:
+    """Messages as JSON without what is new each time that they are made."""
+    return [
+        {
+            key: [{k: v for k, v in part.items() if k != "timestamp"} for part in value] if key == "parts" else value
+            for key, value in message.items()
+            if key not in _NEW_EACH_TIME
+        }
+        for message in messages
+    ]
 
 
 def _engine_failed(error: Exception) -> bool:
@@ -201,9 +202,14 @@ class _Bound(WrapperModel):
         self._say()
         try:
             async with asyncio.timeout(self._link.timeout):
-                return await super().request(messages, self._bounded(model_settings), model_request_parameters)
+                settings = self._bounded(model_settings)
+                with spending(self.terms, self.wrapped, messages, settings, model_request_parameters) as settle:
+                    response = await super().request(messages, settings, model_request_parameters)
+                    settle(response.usage)
+                return response
         except TimeoutError as error:
-            raise EngineError(f"{self._link.label} gave no answer in {self._link.timeout:g} s.") from error
+            within = f"in {self._link.timeout:g} s" if self._link.timeout else "in time"
+            raise EngineError(f"{self._link.label} gave no answer {within}.") from error
 
     @asynccontextmanager
     async def request_stream(
@@ -214,10 +220,11 @@ class _Bound(WrapperModel):
         run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
         self._say()
-        async with super().request_stream(
-            messages, self._bounded(model_settings), model_request_parameters, run_context
-        ) as stream:
-            yield stream
+        settings = self._bounded(model_settings)
+        with spending(self.terms, self.wrapped, messages, settings, model_request_parameters) as settle:
+            async with super().request_stream(messages, settings, model_request_parameters, run_context) as stream:
+                yield stream
+            settle(stream.usage)
 
     def _bounded(self, settings: ModelSettings | None) -> ModelSettings | None:
         """The settings, with the binding's bound on an answer where they have none."""

@@ -18,7 +18,7 @@ from pydantic_ai.usage import RequestUsage
 from ..bindings import Binding
 from ..bindings.config import Tier
 from ..contract import Contract, Sha256, SlotId, check_shape, compact_json, sha256_of
-from ..errors import SlotDefinitionError, UserError
+from ..errors import HeteroError, SlotDefinitionError, UserError
 from ..routing import Answer, Check, Kept, Route, ask, paid_step, recall, steps_now
 from ..spans import Names, subject_now
 from .beside import chance, compare_later
@@ -165,9 +165,12 @@ class Slot(Generic[P, R]):
         kept = await paid_step(steps, self.id, [contract.sha256, question], ask)
         if asked:
             return asked[0]
-        answer = await recall(Kept(**kept), contract, arguments, checks=self.checks)
-        if answer is None:  # a check was changed since
-            return await self._answer(app, binding, arguments, question)
+        # It held when it was given, and checks may ask slots themselves.
+        answer = await recall(Kept(**kept), contract, arguments, checks=())
+        if answer is None:
+            raise HeteroError(
+                f"What the run kept of {self.id} does not meet its contract any more; start the run again."
+            )
         return replace(answer, route=replace(answer.route, reason="the run had it when it was resumed"))
 
     async def _answer(self, app: App, binding: Binding, arguments: Mapping[str, Any], question: str) -> Answer:
