@@ -126,8 +126,8 @@ def test_a_cache_that_is_none_by_meaning_cannot_be_certified(desk: Hetero) -> No
 
 
 def test_init_writes_a_workspace_that_can_be_opened(hetero: Hetero, tmp_path: Path) -> None:
-    done = hetero("init", "new", "--llm", "test")
-    assert done.code == 0
+    done = hetero("init", "new", "--llm", "test", "--json")
+    assert done.json == {"wrote": ["new/hetero.toml", "new/desk.py"], "not_translated": []}
     assert Workspace.find(tmp_path / "new").config.models["big"].model == "test"
     compile((tmp_path / "new" / "desk.py").read_text(), "desk.py", "exec")
 

@@ -42,6 +42,11 @@ def _order(message: str) -> dict[str, Any]:
     return {"number": number.group() if number else "A-0", "item": "lamp"}
 
 
+def _where(word: str, there: Any, otherwise: Any) -> Callable[[str], Any]:
+    """Answer by whether something stands in the prompt."""
+    return lambda prompt: there if word in prompt else otherwise
+
+
 ANSWERS: dict[str, Any] = {
     "desk": {"text": "Your lamp is on its way."},
     "desk.classify": _intent,
@@ -54,6 +59,16 @@ ANSWERS: dict[str, Any] = {
     "faq.answer": "Within 30 days.",
     "desk.plan_files": ["todo.py", "store.py"],
     "desk.write": "pass",
+    "team.write_function": "def add(a, b): ...",
+    "team.write_tests": _where("missing: zero", "def test_add(): ...  # zero", "def test_add(): ..."),
+    "team.review_tests": _where("zero", None, "zero"),
+    "team.write_brief": {"priority": "low", "goals": ["be quick"]},
+    "team.next_step": _where("found", "write", "search"),
+    "team.write_article": "It rains in spring.",
+    "press.collect": ["it is wet"],
+    "press.write": "Rain is wet.",
+    "press.write_line": _where("wrong: dull", "Rain, at last, falls.", "Rain falls."),
+    "press.criticise": _where("at last", None, "dull"),
 }
 """What answers the slots of all examples, by slot or agent."""
 

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ from ..spans import SealedVault, Vault
 from ..spans.queue import LINGER_SECONDS
 from . import common
 from .common import Json
+from .metagpt import CREW, draft_of, read_project
 
 if TYPE_CHECKING:
     from ..tools.sandbox import Isolation
@@ -28,7 +30,7 @@ modules = ["{module}"]
 
 [models]
 # Any pydantic-ai model id. Say train_on_outputs = true only if the model's terms allow training on its outputs.
-big = {{ model = "{llm}", train_on_outputs = false }}
+big = {{ model = "{llm}", train_on_outputs = false{more} }}
 small = "local:smollm2-135m-instruct"
 
 [tiers]
@@ -68,16 +70,35 @@ async def triage(message: str) -> str:
 def init(
     folder: Annotated[Path, typer.Argument(help="Where; made if it does not exist.")] = Path(),
     llm: Annotated[str, typer.Option(help="The large model: any pydantic-ai model id.")] = "openai:gpt-5.2",
+    from_metagpt: Annotated[
+        Path | None, typer.Option(help="A MetaGPT project, file or folder: a crew is drafted from its source.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Write a hetero.toml and a first agent, desk.py."""
-    module = "desk"
+    """Write a hetero.toml and a first agent, desk.py; or the draft of a crew, company.py, from a MetaGPT project."""
+    draft = None if from_metagpt is None else draft_of(read_project(from_metagpt), from_metagpt.resolve().name)
+    module = "desk" if draft is None else CREW
     toml, code = folder / "hetero.toml", folder / f"{module}.py"
     for path in (toml, code):
         if path.exists():
             raise UserError(f"{path} is already there; `hetero init` overwrites nothing.")
-    write_atomically(toml, _TOML.format(module=module, llm=llm).encode())
-    write_atomically(code, _MODULE.encode())
-    common.out.print(f"Wrote {toml} and {code}. Next: hetero run desk.triage 'Where is my parcel?'", soft_wrap=True)
+    # Under a budget of money the worst case of a call must be known.
+    more = "" if draft is None else ", max_tokens = 4096"
+    write_atomically(toml, _TOML.format(module=module, llm=llm, more=more).encode())
+    write_atomically(code, (_MODULE if draft is None else draft.code).encode())
+    gaps = [] if draft is None else draft.gaps
+    if as_json:
+        common.print_json({"wrote": [str(toml), str(code)], "not_translated": [asdict(gap) for gap in gaps]})
+        return
+    said = [f"Wrote {toml} and {code}."]
+    following = "hetero run desk.triage 'Where is my parcel?'"
+    if draft is not None:
+        said.append(f"{len(draft.roles)} roles, {len(draft.slots)} slots, {len(gaps)} things not translated.")
+        following = f"hetero run {CREW}.start 'a todo list'" if draft.begins else f"give the crew in {code} a beginning"
+    common.out.print(*said, markup=False, soft_wrap=True)
+    for gap in gaps:
+        common.out.print(f"  {gap}", markup=False, soft_wrap=True)
+    common.out.print(f"Next: {following}", markup=False, soft_wrap=True)
 
 
 _SANDBOX: dict[Isolation, str] = {
