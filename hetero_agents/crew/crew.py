@@ -255,16 +255,7 @@ class Crew:
         check_agreement(self.id, roles, started, wanted, ends_anyhow=until is not None and not isinstance(until, type))
         ledger = Ledger(budget or Budget(), earlier=go_on.spent if go_on else Spent())
         with ledger:
-            return await Rounds(self.id, roles, self.names_of, ledger, at_once).run(messages, until, max_rounds, go_on)
-
-    def names_of(self, role: str | Callable[..., Awaitable[Any]]) -> str:
-        """Return the name of a role that is given by name or as its function."""
-        if isinstance(role, str):
-            return role
-        for name, known in self.roles.items():
-            if known.function is role:
-                return name
-        return getattr(role, "__name__", repr(role))
+            return await Rounds(self.id, roles, ledger, at_once).run(messages, until, max_rounds, go_on)
 
     def _add(self, function: Callable[..., Awaitable[Any]], name: str, settings: dict[str, Any]) -> None:
         if name in self._declared:
