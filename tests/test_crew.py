@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import random
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,9 +28,17 @@ from hetero_agents import (
     flush,
     slot,
 )
+from hetero_agents.bindings import Workspace
+from hetero_agents.crew.board import Board
 from hetero_agents.crew.human import said
+from hetero_agents.crew.message import Message
+from hetero_agents.crew.role import role_of
+from hetero_agents.slots import App, registry
 from hetero_agents.spans import Names
 from hetero_agents.testing import MemoryVault, scripted
+
+from .bench.call_cost.endpoint_process import mock_endpoint
+from .support import write_workspace
 
 
 class Requirement(BaseModel):
@@ -62,6 +72,25 @@ async def goals(text: str) -> list[str]:
     """Name the goals."""
     ...
 
+
+class Intent(BaseModel):
+    label: str
+
+
+@slot(name="crew.intent")
+async def intent(message: str) -> Intent:
+    """Name the intent."""
+    ...
+
+
+ON_THE_ENDPOINT = """
+[models]
+big = { model = "openai-chat:m", max_tokens = 100, price = { input = 1, output = 10 } }
+[tiers]
+llm = { model = "big" }
+[privacy]
+content = "raw"
+"""
 
 pytestmark = pytest.mark.anyio
 
@@ -716,3 +745,48 @@ async def test_a_budget_of_seconds_cuts_a_round_off_and_keeps_what_is_ready() ->
 
     run = await crew.run(Task(file="a"), Task(file="b"), budget=Budget(seconds=0.05))
     assert (run.ended, [patch.file for patch in run.of(Patch)]) == ("budget", ["a"])
+
+
+@pytest.mark.parametrize("budget", [Budget(calls=7), Budget(tokens=2_500), Budget(money=0.005)], ids=str)
+async def test_a_budget_that_is_spent_inside_a_round_lets_no_request_through_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: Budget
+) -> None:
+    crew = Crew("many", gives=Patch)
+
+    @crew.role
+    async def work(task: Task) -> Patch:
+        by = [await intent(f"{task.file} {turn}") for turn in ("first", "second")]
+        return Patch(file=task.file, by=by[-1].label)
+
+    workspace = Workspace(write_workspace(tmp_path, ON_THE_ENDPOINT))
+    with mock_endpoint(delay=0.005) as endpoint, contextlib.closing(App.of(workspace, MemoryVault())) as app:
+        monkeypatch.setenv("OPENAI_BASE_URL", endpoint.base_url)
+        monkeypatch.setenv("OPENAI_API_KEY", "x")
+        registry.use(app)
+        run = await crew.run(*(Task(file=str(number)) for number in range(20)), budget=budget, at_once=20)
+        requests, at_once = endpoint.counts()
+    assert (run.ended, run.rounds) == ("budget", 1)
+    assert (run.spent.calls, run.spent.tokens) == (requests, requests * 15)
+    assert at_once > 1
+    for limit, most in vars(budget).items():
+        assert most is None or getattr(run.spent, limit) <= most
+    assert requests == 7 or budget.calls is None
+
+
+async def test_what_is_read_beside_is_the_newest_of_all_that_led_to_a_message() -> None:
+    async def read(task: Task, prd: PRD) -> None: ...
+
+    rng = random.Random(0)
+    board = Board({"read": role_of(read, "read")})
+    ancestors: list[set[int]] = []
+    for number in range(300):
+        causes = tuple(rng.sample(range(number), min(number, rng.choice([0, 1, 1, 2, 3]))))
+        content = rng.choice([PRD(goals=[]), Task(file=""), Task(file=""), Patch(file="")])
+        ancestors.append({number}.union(*(ancestors[cause] for cause in causes)))
+        board.publish(Message(number, content, None, 0, causes))
+        for call in board.take():
+            taken, joined = call.taken[0], call.joined[0]
+            prds = [message.id for message in board.messages if isinstance(message.content, PRD)]
+            led = [each for each in prds if each in ancestors[taken.id]]
+            assert joined is not None
+            assert joined.id == max(led or prds)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from ..errors import CrewError
-from .message import Memory, Message
+from .message import Memory, Message, Said
 from .role import Role, Takes
 
 
@@ -60,8 +61,9 @@ class Board:
         self._pending: defaultdict[str, deque[Message[Any]]] = defaultdict(deque)
         self._awake: set[str] = set()
         """Roles for which something has changed since they were looked at."""
-        self._lineage: list[dict[type, Message[Any]]] = []
-        """By message id: the newest message of each joined type that led to it, itself included."""
+        self._said = Said(self.messages)
+        self._led: defaultdict[type, dict[int, Message[Any] | None]] = defaultdict(dict)
+        """By joined type and message id, where it was asked for: the newest message of the type that led to it, itself included."""
         self._latest: dict[type, Message[Any]] = {}
         self._to: dict[type, tuple[list[str], list[type]]] = {}
         """By a message's class: roles that it calls, and joined types that it is of."""
@@ -79,16 +81,10 @@ class Board:
                     f"which takes {self._roles[name].trigger.words}" if name in self._roles else "which is no role here"
                 )
                 raise CrewError(f"{message.role} addressed {message.label} to {name}, {takes}.")
-        lineage: dict[type, Message[Any]] = {}
-        for cause in message.caused_by:
-            for of, ancestor in self._lineage[cause].items():
-                if of not in lineage or lineage[of].id < ancestor.id:
-                    lineage[of] = ancestor
         for of in () if message.to else joined:  # what is for some is read beside by nobody
-            lineage[of] = self._latest[of] = message
+            self._latest[of] = message
             self._awake |= self._joined[of]
         self.messages.append(message)
-        self._lineage.append(lineage)
         for name in message.to or called:
             self._pending[name].append(message)
             self._awake.add(name)
@@ -136,7 +132,7 @@ class Board:
 
     def memory(self, role: str, taken: tuple[Message[Any], ...]) -> Memory:
         """Return what a role may ask for now."""
-        return Memory(role, taken, self.messages, len(self.messages))
+        return Memory(role, taken, self._said, len(self.messages))
 
     def _ready(self, role: Role) -> list[Call]:
         pending, kept = self._pending[role.name], deque[Message[Any]]()
@@ -170,12 +166,37 @@ class Board:
         return Call(role, taken, tuple(joined), self.memory(role.name, messages) if role.memory else None)
 
     def _joining(self, takes: Takes, taken: Sequence[Message[Any]]) -> Message[Any] | None:
-        led = _newest([self._lineage[message.id] for message in taken], takes.kinds)
-        for known in (led, self._latest):
-            found = [known[kind] for kind in takes.kinds if kind in known]
-            if found:
+        for known in (partial(self._led_to, taken), self._latest.get):
+            if found := [message for kind in takes.kinds if (message := known(kind)) is not None]:
                 return max(found, key=lambda message: message.id)
         return None
+
+    def _led_to(self, taken: Sequence[Message[Any]], kind: type) -> Message[Any] | None:
+        """The newest message of a joined type that led to one of these."""
+        led = self._led[kind]
+        newest: Message[Any] | None = None
+        end = None
+        after: dict[int, int | None] = dict.fromkeys(message.id for message in taken)
+        ask = [-number for number in after]
+        heapify(ask)  # newest first, so that older ones are not looked at
+        while ask and (newest is None or -ask[0] > newest.id):
+            message = self.messages[-heappop(ask)]
+            if issubclass(message.kind, kind) and not message.to:
+                newest, end = message, message.id
+            elif message.id in led:
+                known = led[message.id]
+                if known is not None and (newest is None or known.id > newest.id):
+                    newest, end = known, message.id
+            else:
+                for cause in message.caused_by:
+                    if cause not in after:
+                        after[cause] = message.id
+                        heappush(ask, -cause)
+        if end is None:
+            led.update(dict.fromkeys(after))
+        while end is not None:
+            led[end], end = newest, after[end]
+        return newest
 
     def _has(self, takes: Takes) -> bool:
         return any(kind in self._latest for kind in takes.kinds)
@@ -202,27 +223,17 @@ class Board:
         return {name: _feeding(name, self._roles) for name, role in self._roles.items() if role.trigger.many}
 
 
-def _newest(known: Sequence[Mapping[type, Message[Any]]], kinds: Sequence[type]) -> dict[type, Message[Any]]:
-    found: dict[type, Message[Any]] = {}
-    for each in known:
-        for kind in kinds:
-            if kind in each and (kind not in found or found[kind].id < each[kind].id):
-                found[kind] = each[kind]
-    return found
-
-
 def _feeding(name: str, roles: Mapping[str, Role]) -> set[str]:
-    found: set[str] = set()
+    others = {other: role for other, role in roles.items() if other != name}
     ask: list[tuple[type, ...]] = [roles[name].trigger.kinds]
     while ask:
         kinds = ask.pop()
-        feeders = {other for other, role in roles.items() if other != name and may_be(role.publishes, kinds)}
-        for feeder in feeders - found:
-            ask += [takes.kinds for takes in (roles[feeder].trigger, *roles[feeder].joins)]
-        found |= feeders
-    return found
+        for feeder in [other for other, role in others.items() if may_be(role.publishes, kinds)]:
+            role = others.pop(feeder)
+            ask += [takes.kinds for takes in (role.trigger, *role.joins)]
+    return roles.keys() - others.keys() - {name}
 
 
-def may_be(gives: Sequence[type], kinds: Sequence[type]) -> bool:
+def may_be(gives: Iterable[type], kinds: Collection[type]) -> bool:
     """Return whether a value of one of the first types can be one of the second."""
     return any(issubclass(given, kind) or issubclass(kind, given) for given in gives for kind in kinds)

@@ -285,17 +285,8 @@ class Crew:
             wanted, looked_at = (*self.gives, *kinds), until is not None and not kinds
             check_agreement(self.id, self.roles, started, wanted, ends_anyhow=looked_at)
             with Ledger(budget or Budget(), earlier=spent) as ledger:
-                rounds = Rounds(self.id, self.roles, self.names_of, ledger, at_once)
+                rounds = Rounds(self.id, self.roles, ledger, at_once)
                 return await rounds.run(begun, until, max_rounds, go_on, run_id)
-
-    def names_of(self, role: str | Callable[..., Awaitable[Any]]) -> str:
-        """Return the name of a role that is given by name or as its function."""
-        if isinstance(role, str):
-            return role
-        for name, known in self.roles.items():
-            if known.function is role:
-                return name
-        return getattr(role, "__name__", repr(role))
 
     def _add(self, function: Callable[..., Awaitable[Any]], name: str, settings: Settings) -> None:
         if name in self._declared:

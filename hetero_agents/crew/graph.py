@@ -26,13 +26,13 @@ def check_agreement(
     Raises:
         CrewDefinitionError: a role that nobody feeds, or a message that nobody takes; all of them, with names.
     """
-    given = [*started, RoleFailed, *chain.from_iterable(role.gives for role in roles.values())]
-    taken = [*wanted, *chain.from_iterable(_kinds(role) for role in roles.values())]
+    given = {*started, RoleFailed, *chain.from_iterable(role.gives for role in roles.values())}
+    taken = {*wanted, *chain.from_iterable(_kinds(role) for role in roles.values())}
     wrong = [
         f"{role.name} waits for {takes.words}, which nobody publishes"
         for role in roles.values()
         for takes in (role.trigger, *role.joins)
-        if not takes.optional and not may_be(given, takes.kinds)
+        if not takes.optional and given.isdisjoint(takes.kinds) and not may_be(given, takes.kinds)
     ]
     wrong += [
         f"nobody takes {kind.__name__}, which the run begins with" for kind in started if not may_be([kind], taken)
@@ -42,7 +42,7 @@ def check_agreement(
             f"nobody takes {kind.__name__}, which {role.name} publishes (name it in until= or in Crew(gives=) if it is a result)"
             for role in roles.values()
             for kind in role.gives
-            if not may_be([kind], taken)
+            if kind not in taken and not may_be([kind], taken)
         ]
     if wrong:
         raise CrewDefinitionError(f"The roles of crew {crew!r} do not fit together: {'; '.join(wrong)}.")

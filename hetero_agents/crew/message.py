@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -72,6 +75,41 @@ class RoleFailed:
     """Ids of the messages that it had taken."""
 
 
+class Said:
+    """The messages of a board by type and by role: each is looked at once for each type that somebody asks for."""
+
+    def __init__(self, messages: Sequence[Message[Any]]) -> None:
+        """Begin to read a board.
+
+        Args:
+            messages: of the board; more may come.
+        """
+        self.messages = messages
+        self._of: defaultdict[type, list[Message[Any]]] = defaultdict(list)
+        self._by: defaultdict[str | None, list[Message[Any]]] = defaultdict(list)
+        self._read: defaultdict[type | None, int] = defaultdict(int)
+        """How many messages were looked at for a type; for roles at None."""
+        self._lock = threading.Lock()  # a role may ask in a thread
+
+    def of(self, kind: type[Any]) -> list[Message[Any]]:
+        """Return the messages of a type, oldest first."""
+        with self._lock:
+            found = self._of[kind]
+            found += [message for message in self._unread(kind) if isinstance(message.content, kind)]
+        return found
+
+    def by(self, role: str) -> list[Message[Any]]:
+        """Return what a role published, oldest first."""
+        with self._lock:
+            for message in self._unread(None):
+                self._by[message.role].append(message)
+            return self._by[role]
+
+    def _unread(self, what: type | None) -> Sequence[Message[Any]]:
+        read, self._read[what] = self._read[what], len(self.messages)
+        return self.messages[read:]
+
+
 @dataclass(frozen=True)
 class Memory:
     """The messages of a run up to the round before: a role asks for it by a parameter of this type."""
@@ -79,24 +117,29 @@ class Memory:
     role: str
     taken: tuple[Message[Any], ...]
     """The messages of this call, with who published them and why."""
-    _messages: Sequence[Message[Any]] = field(repr=False)
+    _said: Said = field(repr=False)
     _known: int = field(repr=False)
 
     def all(self) -> list[Message[Any]]:
         """Return every message, oldest first."""
-        return list(islice(self._messages, self._known))
+        return list(islice(self._said.messages, self._known))
 
     def of(self, kind: type[T]) -> list[T]:
         """Return the contents of a type, oldest first."""
-        return [message.content for message in self.all() if isinstance(message.content, kind)]
+        return [message.content for message in self._until_then(self._said.of(kind))]
 
     def latest(self, kind: type[T]) -> T | None:
         """Return the newest content of a type; None where there is none."""
-        for index in range(self._known - 1, -1, -1):
-            if isinstance(content := self._messages[index].content, kind):
-                return content
-        return None
+        found = self._said.of(kind)
+        known = self._count(found)
+        return found[known - 1].content if known else None
 
     def mine(self) -> list[Message[Any]]:
         """Return what this role published, oldest first."""
-        return [message for message in self.all() if message.role == self.role]
+        return self._until_then(self._said.by(self.role))
+
+    def _until_then(self, found: list[Message[Any]]) -> list[Message[Any]]:
+        return found[: self._count(found)]
+
+    def _count(self, found: list[Message[Any]]) -> int:
+        return bisect_left(found, self._known, key=lambda message: message.id)

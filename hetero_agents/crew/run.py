@@ -92,7 +92,6 @@ class Rounds:
 
     crew: str
     roles: Mapping[str, Role]
-    name_of: Callable[[str | Callable[..., Awaitable[Any]]], str]
     ledger: Ledger
     at_once: int
 
@@ -107,6 +106,7 @@ class Rounds:
         """Make rounds, as `Crew.run` says."""
         self._gate = asyncio.Semaphore(self.at_once)
         self._gates = {name: asyncio.Semaphore(role.at_once) for name, role in self.roles.items() if role.at_once}
+        self._names = {id(role.function): name for name, role in reversed([*self.roles.items()])}
         self._tracer = registry.app.tracing.tracer
         board = before.board if before else Board(self.roles)
         run = CrewRun[Any](self.crew, board, until, rounds=before.rounds if before else 0, id=run_id)
@@ -278,7 +278,12 @@ class Rounds:
         Raises:
             CrewError: one is no role, or does not take the message.
         """
-        names = tuple(dict.fromkeys(self.name_of(each) for each in item.roles))
+        names = tuple(
+            dict.fromkeys(
+                each if isinstance(each, str) else self._names.get(id(each), getattr(each, "__name__", repr(each)))
+                for each in item.roles
+            )
+        )
         for name in names:
             if name not in self.roles:
                 raise CrewError(f"{role.name} addressed a message to {name}, which is no role of {self.crew}.")
