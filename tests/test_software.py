@@ -127,7 +127,7 @@ async def test_a_requirement_becomes_a_program_with_tests(tmp_path: Path, runs: 
         delivery = (await work(tmp_path)).output
     project = tmp_path / "a-todo-list"
     assert delivery.path == str(project)
-    assert delivery.files == ["app/todo.py", "store.py", "tests/test_app_todo.py", "tests/test_store.py"]
+    assert delivery.files == ["app/todo.py", "store.py", "tests/test_app__todo.py", "tests/test_store.py"]
     assert (delivery.passed, delivery.mended, delivery.open) == (True, 0, [])
     assert (project / "app" / "todo.py").read_text() == "x = 1\n"
     assert json.loads((project / "docs" / "1" / "design.json").read_text())["files"] == ["store.py", "app/todo.py"]
@@ -268,6 +268,14 @@ async def test_a_bug_needs_no_new_plan_but_a_change_of_what_is_there(begun: Path
     assert prompts(vault, "tester.write_test")[0]["untested"]["old"] == "def test_x(): ...\n"
     assert (begun / "a-todo-list" / "a.py").read_text() == "x = 9\n"
     assert run.output.passed
+
+
+async def test_a_document_is_held_against_a_requirement_once_though_bugs_repeat_it(begun: Path) -> None:
+    with scripted(script("a.py", issue_kind={"reason": "", "kind": "bug"})):
+        await work(begun, MORE)
+    with scripted(script("a.py")) as vault:
+        await work(begun, MORE)
+    assert len(prompts(vault, "product_manager.is_related")) == 1
 
 
 @pytest.mark.parametrize("related", [True, False])

@@ -136,6 +136,6 @@ def _has_test(file: str) -> bool:
 
 
 def _untested(source: Source, request: Request, project: Project) -> Untested:
-    test = f"tests/test_{source.file.removesuffix('.py').replace('/', '_')}.py"
+    test = f"tests/test_{source.file.removesuffix('.py').replace('/', '__')}.py"
     old = "".join(found.text for found in project.read(test))
     return Untested(requirement=request.text, source=source, test=test, old=old)

@@ -47,6 +47,10 @@ async def product_manager(request: Request) -> PRD | Blueprint:
     """Write the document; a bug needs none: the last blueprint counts, with the bug as its requirement."""
     if request.files and request.earlier and (await issue_kind(request.text, request.files)).kind == "bug":
         return request.earlier[-1].model_copy(update={"requirement": request.text})
-    asked = await asyncio.gather(*(is_related(request.text, blueprint.prd) for blueprint in request.earlier))
-    earlier = [blueprint.prd for blueprint, it in zip(request.earlier, asked, strict=True) if it.related]
+    known: list[PRD] = []
+    for blueprint in request.earlier:
+        if blueprint.prd not in known:
+            known.append(blueprint.prd)
+    asked = await asyncio.gather(*(is_related(request.text, prd) for prd in known))
+    earlier = [prd for prd, said in zip(known, asked, strict=True) if said.related]
     return await write_prd(request.text, request.files, earlier)
