@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from examples.software_company import key
+from examples.software_company import key, problems
 from hetero_agents import Budget, CrewError, CrewRun, flush
 from hetero_agents.bindings import Workspace
 from hetero_agents.errors import ConfigError, UserError
@@ -542,3 +542,31 @@ async def test_the_recorded_answers_fit_the_code(
         for call in prompts(answer_key, slot)
     }
     assert asked == made
+
+
+# -- the study -------------------------------------------------------------------------------------
+
+LAST = problems.Problem(
+    number=1,
+    prompt='def last(numbers: list) -> int:\n    """Return the last number. Of none return 0.\n    >>> last([1, 2])\n    2\n    """\n',
+    name="last",
+    solution="    return numbers[-1] if len(numbers) > 0 else 0\n",
+    check="def check(candidate):\n    assert candidate([1, 2]) == 2\n    assert candidate([]) == 0\n",
+)
+
+
+async def test_a_bug_that_is_put_in_makes_the_tests_fail(tmp_path: Path) -> None:
+    draft = await problems.wrong_draft(LAST, tmp_path)
+    assert await LAST.is_met_by(LAST.code, tmp_path) is True
+    assert await LAST.is_met_by(draft, tmp_path) is False
+
+
+def test_a_wrong_test_asks_for_the_opposite_in_one_place() -> None:
+    assert LAST.wrong_tests.count("assert not") == 1
+    assert LAST.tests.count("assert not") == 0
+
+
+def test_the_templates_of_the_study_meet_the_contracts() -> None:
+    assert LAST.sentences == ["Return the last number.", "Of none return 0."]
+    for name, said in problems.documents(LAST).items():
+        assert registry.slot(name).contract.output.validate_python(said)

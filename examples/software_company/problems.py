@@ -106,7 +106,9 @@ class Problem:
         functions = [n for n in ast.walk(ast.parse(f"{self.prompt}    pass\n")) if isinstance(n, ast.FunctionDef)]
         docstring = next(ast.get_docstring(n) or "" for n in functions if n.name == self.name)
         said = docstring.partition(">>>")[0]
-        return [f"{part.strip()}." for part in " ".join(said.split()).split(". ") if part.strip()] or [self.name]
+        return [f"{part.strip().rstrip('.')}." for part in " ".join(said.split()).split(". ") if part.strip()] or [
+            self.name
+        ]
 
     def drafts(self) -> Iterator[str]:
         """Give modules with one change each, in an order of chance."""
