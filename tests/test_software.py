@@ -23,7 +23,7 @@ from hetero_agents.roles.software.office import MENDS
 from hetero_agents.roles.software.project import Project, new_folder
 from hetero_agents.roles.software.reviewer import REWRITES, reviewer
 from hetero_agents.slots import App, registry
-from hetero_agents.spans import Names
+from hetero_agents.spans import Names, read_traces
 from hetero_agents.testing import MemoryVault, scripted
 from hetero_agents.tools.git import Git
 
@@ -170,6 +170,18 @@ async def test_debugging_ends_after_five_rounds_and_it_is_said(tmp_path: Path, r
     assert len(prompts(vault, "engineer.debug")) == delivery.mended == MENDS == 5
     assert not delivery.passed
     assert (delivery.failing, delivery.open) == (["tests/test_a.py"], ["tests/test_a.py does not pass."])
+
+
+@pytest.mark.parametrize(("failing", "outcome"), [({}, "ok"), ({"tests/test_a.py": "no"}, "failed")])
+async def test_how_the_run_ended_is_what_its_tests_say(
+    tmp_path: Path, runs: list[dict[str, str]], failing: dict[str, str], outcome: str
+) -> None:
+    runs += [failing] * 9
+    with scripted(script("a.py")) as vault:
+        run = await work(tmp_path)
+        flush()
+        (trace,) = read_traces(vault, traces=[run.trace_id])
+    assert trace.outcome == outcome
 
 
 async def test_what_documents_leave_open_is_said(tmp_path: Path, runs: list[dict[str, str]]) -> None:

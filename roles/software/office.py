@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from hetero_agents import Memory, UserError
+from hetero_agents import Memory, UserError, workflow_outcome
 
 from .messages import (
     PRD,
@@ -71,7 +71,10 @@ class Office:
         return Build(files=_names(sources), mended=len(memory.of(Build)))
 
     async def runner(self, build: Build, request: Request, memory: Memory) -> list[Failed] | Delivery:
-        """Run the tests: those that fail go to the tester, a few times at most; then it is delivered as it is."""
+        """Run the tests: those that fail go to the tester, a few times at most; then it is delivered as it is.
+
+        Whether they pass is how the run ended: calls of runs that failed are not trained on.
+        """
         project = self._project(request.project)
         failing = await project.failing()
         if failing and build.mended < MENDS:
@@ -80,6 +83,7 @@ class Office:
                 Failed(test=test, files=[file for file in files if file.file != test.file], output=failing[test.file])
                 for test in project.read(*failing)
             ]
+        workflow_outcome(ok=not failing)
         reviewed = {m.content.file: m.content.open for m in memory.all() if m.role == "reviewer" and m.kind is Patch}
         documents = [document for document in (memory.latest(PRD), memory.latest(Design)) if document]
         return Delivery(
