@@ -141,6 +141,17 @@ async def test_roles_work_until_the_result_is_there() -> None:
     assert run.spent.calls == 1
 
 
+async def test_a_message_that_calls_a_role_and_is_read_beside_is_its_cause_once() -> None:
+    crew = Crew("twice", gives=Delivery)
+
+    @crew.role
+    async def integrator(work: list[PRD | Patch], prd: PRD) -> Delivery:
+        return Delivery(files=prd.goals)
+
+    run = await crew.run(PRD(goals=["a"]), until=Delivery)
+    assert run.messages[-1].caused_by == (0,)
+
+
 @pytest.mark.parametrize("slow", ["a", "c"])
 async def test_the_same_answers_give_the_same_run_whoever_is_faster(slow: str) -> None:
     crew, others = Crew("race", gives=Patch), asyncio.Event()

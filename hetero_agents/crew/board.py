@@ -32,8 +32,9 @@ class Call:
 
     @property
     def messages(self) -> tuple[Message[Any], ...]:
-        """All messages that it takes."""
-        return (*self.taken, *(message for message in self.joined if message is not None))
+        """All messages that it takes, each once."""
+        ids = {message.id for message in self.taken}
+        return (*self.taken, *(message for message in self.joined if message is not None and message.id not in ids))
 
     @property
     def arguments(self) -> dict[str, Any]:
