@@ -38,7 +38,9 @@ check: $(VENV)/.dev ## Format, lint and types, without tests
 
 bench: $(VENV)/.dev ## Measurements against named peers, after `make demo` (an hour; makes environments under .bench)
 	@$(BIN)/python tests/bench/call_cost/run.py
+	@$(BIN)/python tests/bench/call_cost/run.py --crews --calls 30
 	@$(BIN)/python tests/bench/call_cost/concurrency.py
+	@$(BIN)/python -m tests.bench.crew_size --code
 	@$(BIN)/python tests/bench/vault_write.py
 	@$(BIN)/python -m tests.bench.parity
 	@$(BIN)/python -m tests.bench.vllm_adapters
