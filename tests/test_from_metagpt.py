@@ -306,7 +306,8 @@ def test_a_draft_is_a_workspace(hetero: Hetero, tmp_path: Path, monkeypatch: pyt
     monkeypatch.delitem(sys.modules, "company")
     assert hetero("init", "--from-metagpt", str(DATA / "trio")).code == 0
     listed = hetero("slots", "--json").json
-    assert [entry["slot"] for entry in listed] == [
+    # Other test files' slots are declared in this process too.
+    assert [entry["slot"] for entry in listed if entry["slot"].startswith("company.")] == [
         "company.write_function",
         "company.write_tests",
         "company.review_tests",
