@@ -71,6 +71,8 @@ big = "replay:answers.jsonl"
 [tiers]
 llm = {{ model = "big" }}
 slm = {{ model = "small", fallback = ["big"] }}
+[privacy]
+content = "raw"
 """
         root = write_workspace(tmp_path, toml)
         line = {"slot": classify.id, "input": {"message": "broken"}, "output": "refund"}
