@@ -80,6 +80,24 @@ async def test_the_worst_case_is_held_while_a_call_goes_on_and_what_it_took_afte
     assert 0 < ledger.spent.tokens < held[0]
 
 
+async def test_a_refused_answer_that_is_shown_to_be_repaired_is_reserved_too(open_app: OpenApp) -> None:
+    async def held(repair: str) -> int:
+        ledger = Ledger(Budget(tokens=10_000))
+        held: list[int] = []
+
+        def look() -> str:
+            held.append(ledger._held.tokens)  # pyright: ignore[reportPrivateUsage]
+            return "b"
+
+        models = {"fake:big": answers(["x" * 300]), "fake:small": answers(look)}
+        open_app(models, toml(slots=f'[slots."ledger.name"]\nrepair = {repair}\n', fallback=', fallback = ["small"]'))
+        with ledger:
+            await name("x")
+        return held[0]
+
+    assert await held("true") - await held("false") > 300
+
+
 async def test_money_is_reserved_by_the_price_of_hetero_toml(open_app: OpenApp) -> None:
     open_app({"fake:big": answers("a")}, toml())
     with Ledger(Budget(money=0.01)) as ledger:

@@ -16,6 +16,7 @@ from hetero_agents.bindings import Workspace
 from hetero_agents.contract import sha256_of
 from hetero_agents.engines import INPUT_KEY
 from hetero_agents.engines.replay import AnswerKey, ReplayServers
+from hetero_agents.routing import BadAnswer, attempt
 from hetero_agents.slots import App, registry
 from hetero_agents.spans import read_traces
 from hetero_agents.testing import MemoryVault
@@ -151,6 +152,16 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Generator[App]:
 def test_a_slot_is_answered_and_the_model_says_what_it_is(app: App) -> None:
     result = asyncio.run(classify_slot().run("broken"))
     assert (result.output, result.model) == ("refund", "answer-key:answers.jsonl")
+
+
+def test_a_slots_answer_is_found_too_where_another_models_is_to_be_repaired(app: App) -> None:
+    async def repaired() -> str:
+        classify = classify_slot()
+        endpoint = await app.engines.endpoint(app.workspace.model("key"), classify.id)
+        arguments = {"message": "broken", "urgent": False}
+        return (await attempt(endpoint, classify.contract, arguments, mend=BadAnswer("no", '"x"'))).output
+
+    assert asyncio.run(repaired()) == "refund"
 
 
 def test_a_slot_with_letters_of_any_language_is_answered(app: App) -> None:

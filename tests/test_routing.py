@@ -13,7 +13,7 @@ from pydantic_ai.messages import ModelRequest, ModelResponse, RetryPromptPart, T
 from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.profiles import ModelProfile
 
-from hetero_agents import AnswerError, ConfigError, EngineError, IntegrityError, ReplayMissError, slot
+from hetero_agents import AnswerError, ConfigError, EngineError, IntegrityError, ModelRetry, ReplayMissError, slot
 from hetero_agents.bindings import SpecialistId
 from hetero_agents.contract import Contract, SlotId
 from hetero_agents.engines import Endpoint
@@ -258,3 +258,88 @@ def test_a_refused_tool_call_is_answered_by_its_refusal(state: State) -> None:
     (refusal,) = given.asked[1][-1].parts
     assert isinstance(refusal, RetryPromptPart)
     assert (refusal.tool_name, refusal.tool_call_id) == ("final_result", "c")
+
+
+# -- repair ----------------------------------------------------------------------------------------
+
+
+async def no_a(output: Any, arguments: Any) -> None:
+    if output == "a":
+        raise ModelRetry("a is taken")
+
+
+def mended(state: State, *chain: Link, repair: bool = True) -> Answer:
+    given = ask(chain, CONTRACT, {"text": "x"}, checks=[no_a], state=state, instrument=None, repair=repair)
+    return asyncio.run(given)
+
+
+def test_the_next_model_sees_nothing_of_a_refused_answer(state: State) -> None:
+    big = answers("b")
+    assert mended(state, link("small", answers("a")), link("big", big), repair=False).attempt.output == "b"
+    assert big.seen() == ["x"]
+
+
+def test_asked_to_repair_it_sees_the_refused_answer_and_why_after_the_call(state: State) -> None:
+    big = answers("b")
+    answer = mended(state, link("small", answers("a")), link("big", big))
+    assert (answer.attempt.output, answer.route.reason) == ("b", "small: a is taken")
+    assert big.seen() == ["x", "a is taken"]
+    [[_, tried, refused]] = big.asked
+    assert isinstance(tried, ModelResponse)
+    assert isinstance(refused, ModelRequest)
+    assert (tried.text, refused.instructions) == ('"a"', "Name it.")
+
+
+def test_a_repair_may_itself_be_mended_once(state: State) -> None:
+    big = answers("a", "b")
+    assert mended(state, link("small", answers("a")), link("big", big)).attempt.output == "b"
+    assert big.seen() == ["x", "a is taken", "x", "a is taken", "a is taken"]
+
+
+def test_what_is_repaired_is_the_latest_refused_answer_also_past_a_model_that_failed(state: State) -> None:
+    big = answers("b")
+    dead = link("dead", EngineError("no memory"))
+    mended(state, link("one", answers(1)), link("two", answers("a")), dead, link("big", big))
+    assert big.seen() == ["x", "a is taken"]
+
+
+@pytest.mark.parametrize("trouble", [EngineError("no memory"), ModelResponse(parts=[])], ids=["dead", "silent"])
+def test_where_no_answer_was_given_there_is_nothing_to_repair(state: State, trouble: Any) -> None:
+    big = answers("b")
+    mended(state, link("small", answers(trouble)), link("big", big))
+    assert big.seen() == ["x"]
+
+
+def test_what_a_baked_specialist_wrote_is_repaired_as_an_answer_to_the_whole_prompt(state: State) -> None:
+    given, big = answers(["not", "text"]), answers("b")
+
+    async def open_() -> Endpoint:
+        return Endpoint(given.model("fake"), bare_json=True, baked=True)
+
+    mended(state, Link("a@1", open_, specialist="a@1"), link("big", big))
+    [[whole, tried, _]] = big.asked
+    assert isinstance(whole, ModelRequest)
+    assert (whole.instructions, isinstance(tried, ModelResponse) and tried.text) == ("Name it.", '["not", "text"]')
+
+
+def test_a_specialist_is_never_asked_to_repair(state: State) -> None:
+    second = answers("b")
+    mended(state, link("a@2", answers("a")), link("a@1", second))
+    assert second.seen() == ["x"]
+
+
+def test_a_refused_tool_call_is_shown_to_the_next_model_as_text(state: State) -> None:
+    """Its model may have no tool of that name."""
+    wrote = ModelResponse(parts=[ToolCallPart("final_result", {"response": 1}, tool_call_id="c")])
+    model = FunctionModel(answers(wrote).reply, profile=ModelProfile(default_structured_output_mode="tool"))
+    big = answers("b")
+
+    async def open_() -> Endpoint:
+        return Endpoint(model)
+
+    mended(state, Link("tools", open_), link("big", big))
+    [[_, tried, refused]] = big.asked
+    assert isinstance(tried, ModelResponse)
+    assert (tried.tool_calls, tried.text) == ([], '{"response":1}')
+    assert isinstance(refused.parts[0], RetryPromptPart)
+    assert refused.parts[0].tool_name is None

@@ -14,7 +14,9 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage
 
 from hetero_agents import AnswerError, EngineError, ModelRetry, Slot, SlotDefinitionError, UserError, flush, slot
+from hetero_agents.distill.curate import curate
 from hetero_agents.slots import App, registry
+from hetero_agents.spans import calls_of
 from hetero_agents.testing import scripted
 
 from .conftest import OpenApp
@@ -164,6 +166,35 @@ def test_the_next_model_sees_no_trace_of_a_failed_attempt(open_app: OpenApp) -> 
     call(classify, "Where is it?")
     assert big.seen() == ["Where is it?"]
     assert len(big.asked[0]) == 1
+
+
+REPAIR = f'{TOML}[slots."slots.classify"]\nrepair = true\n'
+
+
+def test_with_repair_the_next_model_is_shown_the_refused_answer_and_why(open_app: OpenApp) -> None:
+    big = answers("other")
+    open_app({"fake:small": answers("refund"), "fake:big": big}, REPAIR)
+    classify = classify_slot(tier="slm")
+    classify.check(no_refunds)
+    result = call(classify.run, "Where is it?")
+    assert (result.output, result.route.binding) == ("other", "big")
+    assert big.seen() == ["Where is it?", "there are no refunds"]
+
+
+def test_a_repaired_answer_teaches_as_an_answer_of_the_model_that_repaired_it(open_app: OpenApp) -> None:
+    """To the call as it was asked: of the refused answer an example holds nothing."""
+    app = open_app({"fake:small": answers("refund"), "fake:big": answers("other", "delivery")}, REPAIR)
+    classify = classify_slot(tier="slm")
+    classify.check(no_refunds)
+    questions = [f"{word} " * 30 for word in "abcdefghijklmnopqrstuvwxyzåäöæøéèêëüïîôßñçõãâá"]
+    for question in questions:
+        call(classify, question)
+    app.tracing.flush()
+    made = curate(calls_of(app.vault, "slots.classify"), classify.contract, split_by=None)
+    examples = [example for part in made.parts.values() for example in part]
+    assert sorted(e.input["message"] for e in examples) == sorted(questions)
+    assert {e.output for e in examples} == {"other", "delivery"}
+    assert ({e.teacher for e in examples}, made.left_out) == ({"big"}, {})
 
 
 def test_when_no_model_answers_one_sentence_says_why_for_each(open_app: OpenApp) -> None:

@@ -90,6 +90,8 @@ class SlotConfig(_Form):
     fallback: list[str] | None = None
     timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds for one model's attempt; afterwards the call goes down its chain."""
+    repair: bool = False
+    """The next model of the chain that is no specialist is shown an answer that contract or checks refused, to mend it; else nothing of it."""
     error_budget: Annotated[float, Field(gt=0, lt=1)] | None = None
     """The largest accepted rate of wrong answers among those that a specialist gives alone; all its answers are kept where None."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95

@@ -1,6 +1,6 @@
 """What a slot takes, gives and is told: signature + instruction + schema -> `Contract`, with its SHA-256."""
 
-from .contract import WRAPPED, Contract
+from .contract import WRAPPED, Contract, written
 from .hints import Fits, NotSent, OneOf, SlotId
 from .schema import JsonSchema, Sha256, canonical_schema, compact_json, schema_text, sha256_of
 from .shape import check_shape
@@ -19,4 +19,5 @@ __all__ = [
     "compact_json",
     "schema_text",
     "sha256_of",
+    "written",
 ]

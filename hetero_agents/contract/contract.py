@@ -301,7 +301,7 @@ class Contract:
         Raises:
             ValueError: the answer is not JSON or not of the contract; the message says where.
         """
-        text = next((call.args_as_json_str() for call in response.tool_calls), None) or response.text or ""
+        text = written(response)
         if self.constraint is None and (bare_json or self._answers_object):
             return self._typed(text)
         try:
@@ -362,3 +362,8 @@ class Contract:
         """Return an answer as JSON value with keys in the order of the schema, and the sets of a typed answer sorted."""
         schema = self.answer_schema(arguments)
         return ordered(value, schema, schema.get("$defs", {}), sort_sets=self.constraint is None)
+
+
+def written(response: ModelResponse) -> str:
+    """Return what a model wrote as its answer, as text or as the arguments of a tool call; empty where it wrote none."""
+    return next((call.args_as_json_str() for call in response.tool_calls), None) or response.text or ""

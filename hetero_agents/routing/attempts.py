@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic_ai.direct import model_request
 from pydantic_ai.exceptions import ModelRetry
-from pydantic_ai.messages import ModelMessage, ModelRequest, RetryPromptPart, UserPromptPart
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, RetryPromptPart, TextPart, UserPromptPart
 from pydantic_ai.models.instrumented import InstrumentationSettings
 from pydantic_ai.settings import ModelSettings, merge_model_settings
 from pydantic_ai.usage import RequestUsage
 
-from ..contract import Contract, sha256_of
+from ..contract import Contract, sha256_of, written
 from ..engines import INPUT_KEY, Endpoint
 from .confidence import Signals, product_of, signals_of
 from .ledger import Terms, spending
@@ -32,6 +32,11 @@ Check = Callable[[Any, Mapping[str, Any]], Awaitable[None]]
 
 class BadAnswer(Exception):
     """A model's answer does not meet the contract or a check, after its retry."""
+
+    def __init__(self, why: str, answer: str) -> None:
+        super().__init__(why)
+        self.answer = answer
+        """What the model wrote last; empty where it wrote nothing."""
 
 
 class CheckBroke(Exception):
@@ -65,6 +70,7 @@ async def attempt(
     examples: Sequence[ModelMessage] = (),
     retries: int = RETRIES,
     terms: Terms | None = None,
+    mend: BadAnswer | None = None,
 ) -> Attempt:
     """Ask one model, and let it mend an answer that does not hold.
 
@@ -77,6 +83,7 @@ async def attempt(
         examples: turns before the call, for few-shot baselines; a baked specialist sees none.
         retries: how often an answer may be mended; a baked specialist's never.
         terms: what the model costs, for the run's budget.
+        mend: an answer of another model that was refused, which this one is shown to mend.
 
     Raises:
         BadAnswer: no answer holds.
@@ -89,6 +96,9 @@ async def attempt(
         messages, retries = [ModelRequest(parts=[UserPromptPart(content=contract.baked_text(arguments))])], 0
     else:
         messages = [*examples, *contract.messages(arguments)]
+        if mend and mend.answer:
+            # As text: a tool call of one provider is none of another's.
+            messages += _to_mend(contract, ModelResponse(parts=[TextPart(mend.answer)]), str(mend))
     mode = endpoint.model.profile.get("default_structured_output_mode", "tool")
     parameters = contract.request_parameters(arguments, mode=mode, bare_json=endpoint.bare_json)
     settings = endpoint.settings
@@ -116,21 +126,24 @@ async def attempt(
         except (ValueError, ModelRetry) as error:
             message = str(error)
             if not left:
-                raise BadAnswer(message) from error
-            # Where the answer was a tool call, providers want its result: the refusal.
-            retries_of = [
-                RetryPromptPart(content=message, tool_name=call.tool_name, tool_call_id=call.tool_call_id)
-                for call in response.tool_calls
-            ]
-            repair = ModelRequest(
-                parts=retries_of or [RetryPromptPart(content=message)], instructions=contract.instructions or None
-            )
-            messages = [*messages, response, repair]
+                raise BadAnswer(message, written(response)) from error
+            messages = [*messages, *_to_mend(contract, response, message)]
         else:
             seconds, signals = time.perf_counter() - started, signals_of(response, contract.option_texts(arguments))
             model = response.model_name or endpoint.model.model_name
             return Attempt(output, model, usage, product_of(signals), seconds, signals)
     raise AssertionError("unreachable")
+
+
+def _to_mend(contract: Contract, response: ModelResponse, why: str) -> list[ModelMessage]:
+    """A refused answer and what is wrong with it, as turns after the call's."""
+    # Where the answer was a tool call, providers want its result: the refusal.
+    retries_of = [
+        RetryPromptPart(content=why, tool_name=call.tool_name, tool_call_id=call.tool_call_id)
+        for call in response.tool_calls
+    ]
+    refusal = retries_of or [RetryPromptPart(content=why)]
+    return [response, ModelRequest(parts=refusal, instructions=contract.instructions or None)]
 
 
 async def vote(

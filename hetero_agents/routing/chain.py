@@ -1,6 +1,6 @@
 """One call of a slot: each model of its chain in order, until one gives an answer that holds.
 
-The next model sees no trace of a failed attempt.
+The next model sees no trace of a failed attempt, unless it is to mend an answer that was refused.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ async def ask(
     state: State,
     instrument: InstrumentationSettings | None,
     refused: str | None = None,
+    repair: bool = False,
     recalled: Callable[[Sequence[str]], Awaitable[Answer | None]] | None = None,
 ) -> Answer:
     """Return the first answer of the chain that holds.
@@ -111,6 +112,9 @@ async def ask(
         state: the circuit breaker.
         instrument: pydantic-ai's instrumentation; None makes no spans.
         refused: why a specialist that should have been first is not in the chain.
+        repair: a model is shown the latest answer that contract or checks refused, to mend it; a specialist, which has learnt to answer
+            and not to mend, never. An answer that was only unsure is not shown: nothing says what is wrong with it, and who sees it
+            tends to repeat it.
         recalled: is asked for an answer that is there already before any model that is no specialist is; it gets the specialists that
             have passed the call on, not those that rest or whose engine failed.
 
@@ -121,6 +125,7 @@ async def ask(
     """
     failures = [refused] if refused else []
     last: Exception | None = None
+    mend: BadAnswer | None = None
     passed: list[str] = []
     for link in chain:
         if recalled and not link.specialist:
@@ -148,7 +153,13 @@ async def ask(
                         raise Unsure(unsure)
                 else:
                     made = await attempt(
-                        endpoint, contract, arguments, checks=checks, instrument=instrument, terms=link.terms
+                        endpoint,
+                        contract,
+                        arguments,
+                        checks=checks,
+                        instrument=instrument,
+                        terms=link.terms,
+                        mend=None if link.specialist else mend,
                     )
         except CheckBroke as broke:
             raise broke.error from None
@@ -157,6 +168,8 @@ async def ask(
         except (BadAnswer, Unsure) as error:
             failures.append(f"{link.label}: {error}")
             last = error
+            if repair and isinstance(error, BadAnswer):
+                mend = error
             if link.specialist:
                 state.worked(link.specialist)  # the engine did
                 passed.append(link.specialist)
@@ -210,7 +223,7 @@ async def alone(
     try:
         await hold(checks, made.output, arguments)
     except ModelRetry as error:
-        raise BadAnswer(str(error)) from error
+        raise BadAnswer(str(error), contract.answer_text(contract.dump_output(made.output), arguments)) from error
     return made, None
 
 

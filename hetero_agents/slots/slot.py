@@ -202,6 +202,7 @@ class Slot(Generic[P, R]):
             state=app.state,
             instrument=app.tracing.settings,
             refused=binding.refused,
+            repair=entry.repair,
             recalled=near.recall if near else None,
         )
         if near:
