@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
-from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.messages import ModelResponse, TextPart
 
 from hetero_agents import ModelRetry
 from hetero_agents.bindings import Binding, Calibrator, Certificate, SlotConfig, SlotLock, SpecialistId, Workspace
@@ -32,10 +31,10 @@ from hetero_agents.distill.certify import (
 )
 from hetero_agents.engines import Endpoint
 from hetero_agents.errors import AnswerError
-from hetero_agents.routing import Answer, Attempt, BadAnswer, Link, State, ask, calibrated, signals_of, vote
+from hetero_agents.routing import Answer, Link, State, ask, calibrated, signals_of
 
 from .conftest import OpenApp
-from .support import NATIVE_JSON, TOML, Answers, answers, lock_entry, write_workspace
+from .support import TOML, Answers, answers, lock_entry, write_workspace
 
 SLOT = SlotId("budget.name")
 NO_CHECKS = Sha256("0" * 64)
@@ -133,43 +132,6 @@ def test_what_a_calibrator_needs_must_be_there() -> None:
     assert calibrated(Calibrator(bias=0.0, weights={"agreement": 1.0}), {"product": -1.0}) is None
     assert calibrated(Calibrator(bias=0.0, weights={"product": 1.0}), None) is None
     assert calibrated(Calibrator(bias=1.0, weights={"agreement": -2.0}), {"agreement": 0.5}) == 0.5
-
-
-# -- votes -----------------------------------------------------------------------------------------
-
-
-def voted(given: Answers, samples: int) -> Attempt:
-    endpoint = Endpoint(given.model("fake"), bare_json=True)
-    return asyncio.run(vote(endpoint, CONTRACT, {"text": "x"}, samples=samples, retries=0))
-
-
-def test_a_vote_returns_what_is_said_most_often() -> None:
-    made = voted(answers("a", "b", "b"), 3)
-    assert (made.output, made.signals) == ("b", {"agreement": 2 / 3})
-
-
-def test_among_equals_the_likeliest_answer_is_returned() -> None:
-    def reply(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-        drawn = (info.model_settings or {}).get("temperature", 0) > 0
-        return said("drawn" if drawn else "likeliest")
-
-    endpoint = Endpoint(FunctionModel(reply, profile=NATIVE_JSON), bare_json=True)
-    assert asyncio.run(vote(endpoint, CONTRACT, {"text": "x"}, samples=2)).output == "likeliest"
-
-
-def test_answers_that_do_not_hold_are_votes_against() -> None:
-    assert voted(answers(["not", "text"], "b", "b", ["not", "text"]), 4).signals == {"agreement": 0.5}
-
-
-def test_no_answer_that_holds_is_a_bad_answer() -> None:
-    with pytest.raises(BadAnswer):
-        voted(answers(["not", "text"]), 3)
-
-
-def test_one_sample_asks_once() -> None:
-    given = answers("a")
-    assert voted(given, 1).signals is None
-    assert len(given.asked) == 1
 
 
 # -- the gate --------------------------------------------------------------------------------------

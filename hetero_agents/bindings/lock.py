@@ -72,6 +72,8 @@ class Certificate(_Form):
     """What an answer was compared with, and how: what "wrong" means."""
     samples: int
     """Answers that are compared with each other; 1 asks once."""
+    by_field: bool = False
+    """They are compared field by field, and the answer is made of each field's commonest value."""
     calibrator: Calibrator
     threshold: float | None
     """Calibrated probability from which an answer is kept; None keeps none."""

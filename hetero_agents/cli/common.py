@@ -145,7 +145,11 @@ def certificate_text(certificate: Certificate) -> str:
     head = f"Error budget {c.error_budget:g}, with confidence {c.confidence:g}, against {c.against}: "
     if c.threshold is None:
         return f"{head}nothing is kept, every call goes down the chain: {c.missing}.{router_text(c)}"
-    asked = f", asked {c.samples} times a call" if c.samples > 1 else ""
+    asked = (
+        f", asked {c.samples} times a call and voted {'field by field' if c.by_field else 'as wholes'}"
+        if c.samples > 1
+        else ""
+    )
     risk = f", of which {score_text(c.risk)} are wrong" if c.risk else ""
     return (
         f"{head}of {c.calls} calls {c.kept} were kept{asked} and {c.wrong} of them wrong, so at most {c.upper_bound:.3f} are. "

@@ -11,17 +11,18 @@ import json
 import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
+from pydantic_ai.usage import RequestUsage
 
 from ..bindings import Score
 from ..contract import Contract, Sha256, compact_json
 from ..engines import Endpoint
-from ..routing import BadAnswer, Signals, vote
+from ..routing import Attempt, BadAnswer, Signals, elected, vote
 from .curate import Example
 from .intervals import mean_score, wilson
 
@@ -54,6 +55,8 @@ class Prediction:
     """How right it is, 0 to 1; None before it was compared."""
     signals: Signals | None = None
     """What the engine said of the answer."""
+    drawn: list[tuple[Any, Signals | None] | None] = field(default_factory=list[Any])
+    """What it was voted from, the likeliest first: each answer and what the engine said of it; None for one that did not hold."""
 
 
 def same(output: Any, target: Any) -> bool:
@@ -147,6 +150,7 @@ async def predict(
             usage.output_tokens,
             seconds,
             signals=made.signals,
+            drawn=[each and (contract.dump_output(each.output), each.signals) for each in made.drawn],
         )
 
     asked, answered = set[asyncio.Task[Prediction]](), set[asyncio.Task[Prediction]]()
@@ -162,6 +166,19 @@ async def predict(
         for task in asked:
             task.cancel()
         await asyncio.gather(*asked, *answered, return_exceptions=True)
+
+
+def voted_by_field(contract: Contract, prediction: Prediction) -> Prediction:
+    """Return the answer that a vote on each field gives, from the same samples; an answer that was not voted stays as it is."""
+    if not prediction.drawn:
+        return prediction
+    arguments = contract.load(prediction.input)
+    drawn = [
+        each and Attempt(contract.validate(each[0], arguments), prediction.model, RequestUsage(), None, 0.0, each[1])
+        for each in prediction.drawn
+    ]
+    made = elected(contract, arguments, drawn, by_field=True)
+    return replace(prediction, output=contract.dump_output(made.output), signals=made.signals)
 
 
 def in_order(predictions: Sequence[Prediction], examples: Sequence[Example]) -> list[Prediction]:

@@ -18,7 +18,7 @@ from ..routing import CheckBroke, hold, lets, look
 from ..slots import App, Slot
 from .certify import Bin, Tried, certify, hopeless, promise, reliability
 from .curate import Dataset, Example, Part
-from .evaluate import Prediction, in_order, read_predictions
+from .evaluate import Prediction, in_order, read_predictions, voted_by_field
 from .intervals import wilson
 from .measure import Contestant, answers_of
 from .router import Costs, fit_router, routed
@@ -51,8 +51,8 @@ class Rehearsal:
     """Where answers are kept; those that are there are not asked for again."""
     progress: Progress
 
-    async def answers(self, examples: Sequence[Example], samples: int) -> list[Prediction]:
-        """Return its answers in the examples' order, each voted from so many samples."""
+    async def answers(self, examples: Sequence[Example], samples: int, *, by_field: bool = False) -> list[Prediction]:
+        """Return its answers in the examples' order, each voted from so many samples, as wholes or field by field."""
         phase = phase_of(samples)
         endpoint = await self.app.engines.specialist(self.specialist_id, self.specialist, self.config)
         found: list[Prediction] = []
@@ -60,7 +60,8 @@ class Rehearsal:
         async for prediction in answers_of(contestant, self.slot.contract, examples, self.folder):
             found.append(prediction)
             self.progress(f"certify {phase}", len(found), len(examples))
-        return in_order(found, examples)
+        ordered = in_order(found, examples)
+        return [voted_by_field(self.slot.contract, p) for p in ordered] if by_field else ordered
 
 
 async def tried_of(
@@ -118,6 +119,8 @@ async def remembered(
         examples = dataset.parts[part]
         given = [replace(answers[phase, e.key], target=e.output) for e in examples if (phase, e.key) in answers]
         if examples and len(given) == len(examples):
+            if specialist.certificate and specialist.certificate.by_field:
+                given = [voted_by_field(slot.contract, prediction) for prediction in given]
             found[part] = await tried_of(slot, compare, examples, given)
             if router:
                 found[part] = routed(router, found[part], await look_at(app, slot, [e.input for e in examples]))
@@ -153,18 +156,20 @@ async def certified(
     assert entry.error_budget is not None
     parts = dataset.parts
 
-    async def select(samples: int) -> list[Tried]:
-        return await tried_of(ask.slot, compare, parts["select"], await ask.answers(parts["select"], samples))
+    async def tried(part: Part, samples: int, by_field: bool) -> list[Tried]:
+        given = await ask.answers(parts[part], samples, by_field=by_field)
+        return await tried_of(ask.slot, compare, parts[part], given)
 
-    on_select, most = {1: await select(1)}, entry.samples
-    if most < WITHOUT_LOGPROBS and all(t.signals is None for t in on_select[1] if not t.refused):
+    on_select, most = {(1, False): await tried("select", 1, False)}, entry.samples
+    if most < WITHOUT_LOGPROBS and all(t.signals is None for t in on_select[1, False] if not t.refused):
         most = WITHOUT_LOGPROBS  # agreement is all that can be known
-    on_select |= {n: await select(n) for n in VOTES if n <= most}
+    on_select |= {(n, way): await tried("select", n, way) for n in VOTES if n <= most for way in (False, True)}
     calls = len({e.cluster or e.key for e in parts["certify"]})
-    # Among equals the fewest samples, which come first.
-    samples = max(on_select, key=lambda n: promise(on_select[n], calls, entry.error_budget or 0, entry.shown_with))
-    test = on_test if samples == 1 else await ask.answers(parts["test"], samples)
-    chosen, tested = on_select[samples], await tried_of(ask.slot, compare, parts["test"], test)
+    # Among equals the fewest samples, which come first, and of those the vote on whole answers.
+    samples, by_field = max(
+        on_select, key=lambda way: promise(on_select[way], calls, entry.error_budget or 0, entry.shown_with)
+    )
+    chosen, tested = on_select[samples, by_field], await tried("test", samples, by_field)
     router, unrouted, asked = None, None, None
     if entry.router:
         seen = await look_at(ask.app, ask.slot, [e.input for e in parts["select"]])
@@ -178,7 +183,7 @@ async def certified(
             asked = wilson(sum(lets(router, vector) for vector in seen), len(seen))
     apart: list[Tried] | int = calls
     if not hopeless(chosen, calls, entry.error_budget, entry.shown_with):
-        apart = await tried_of(ask.slot, compare, parts["certify"], await ask.answers(parts["certify"], samples))
+        apart = await tried("certify", samples, by_field)
         if router:
             apart = routed(router, apart, await look_at(ask.app, ask.slot, [e.input for e in parts["certify"]]))
     corrected = sum(e.corrected for e in parts["certify"])
@@ -195,7 +200,7 @@ async def certified(
         against=f"{against}; right: {compare.name}",
         checks_sha256=ask.slot.checks_sha256,
         compare=entry.measure,
-    ).model_copy(update={"router": router, "unrouted": unrouted, "asked": asked})
+    ).model_copy(update={"by_field": by_field, "router": router, "unrouted": unrouted, "asked": asked})
     return certificate, reliability(certificate.calibrator, tested)
 
 

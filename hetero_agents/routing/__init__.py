@@ -2,7 +2,7 @@
 
 from .agree import agrees
 from .aside import Aside
-from .attempts import Attempt, BadAnswer, Check, CheckBroke, attempt, hold, vote
+from .attempts import Attempt, BadAnswer, Check, CheckBroke, attempt, elected, hold, vote
 from .cache import AnswerCache, Kept
 from .chain import Answer, Link, Route, alone, ask, recall
 from .confidence import Signals, calibrated, scaled, signals_of
@@ -45,6 +45,7 @@ __all__ = [
     "calibrated",
     "chance",
     "effect",
+    "elected",
     "hold",
     "ledger_now",
     "lets",

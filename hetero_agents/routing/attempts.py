@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +17,7 @@ from pydantic_ai.models.instrumented import InstrumentationSettings
 from pydantic_ai.settings import ModelSettings, merge_model_settings
 from pydantic_ai.usage import RequestUsage
 
-from ..contract import Contract, sha256_of, written
+from ..contract import Contract, compact_json, sha256_of, written
 from ..engines import INPUT_KEY, Endpoint
 from .confidence import Signals, product_of, signals_of
 from .ledger import Terms, spending
@@ -58,6 +60,8 @@ class Attempt:
     """Calibrated where the model has a certificate, else the product of the token probabilities."""
     seconds: float
     signals: Signals | None = None
+    drawn: Sequence[Attempt | None] = ()
+    """What it was voted from, the likeliest answer first; None for one that did not hold."""
 
 
 async def attempt(
@@ -147,18 +151,24 @@ def _to_mend(contract: Contract, response: ModelResponse, why: str) -> list[Mode
 
 
 async def vote(
-    endpoint: Endpoint, contract: Contract, arguments: Mapping[str, Any], *, samples: int, **given: Any
+    endpoint: Endpoint,
+    contract: Contract,
+    arguments: Mapping[str, Any],
+    *,
+    samples: int,
+    by_field: bool = False,
+    **given: Any,
 ) -> Attempt:
-    """Ask one model several times, and return the answer that it gives most often (self-consistency, Wang et al. 2022).
+    """Ask one model several times, and return what it answers most often (self-consistency, Wang et al. 2022).
 
-    The first is the likeliest answer, the others are drawn; answers that do not hold count as votes against. The signal
-    `agreement` is the share of answers that are like the one returned.
+    The first is the likeliest answer, the others are drawn.
 
     Args:
         endpoint: the model.
         contract: the slot's contract.
         arguments: bound arguments of the call.
         samples: answers; 1 asks once, without `agreement`.
+        by_field: as `elected` takes it.
         given: what else `attempt` takes.
 
     Raises:
@@ -174,16 +184,49 @@ async def vote(
     for error in done:
         if isinstance(error, BaseException) and not isinstance(error, BadAnswer):
             raise error
-    votes: dict[str, list[Attempt]] = {}
-    for made in done:
-        if isinstance(made, Attempt):
-            votes.setdefault(contract.answer_text(contract.dump_output(made.output), arguments), []).append(made)
-    if not votes:
+    held = [made if isinstance(made, Attempt) else None for made in done]
+    if not any(held):
         raise next(error for error in done if isinstance(error, BadAnswer))
-    most = max(votes.values(), key=len)  # among equals that of the likeliest answer, which comes first
-    usage = sum((made.usage for made in done if isinstance(made, Attempt)), RequestUsage())
-    signals = {**(most[0].signals or {}), "agreement": len(most) / samples}
-    return replace(most[0], usage=usage, signals=signals, seconds=time.perf_counter() - started)
+    usage = sum((made.usage for made in held if made), RequestUsage())
+    made = elected(contract, arguments, held, by_field=by_field)
+    return replace(made, usage=usage, seconds=time.perf_counter() - started, drawn=held)
+
+
+def elected(
+    contract: Contract, arguments: Mapping[str, Any], drawn: Sequence[Attempt | None], *, by_field: bool
+) -> Attempt:
+    """Return the commonest answer of several, among equals the earlier; the signal `agreement` is its share.
+
+    Args:
+        contract: the slot's contract.
+        arguments: bound arguments of the call.
+        drawn: the answers; None for one that did not hold, which is a vote against. At least one held.
+        by_field: of answers that are objects each top-level field is voted on apart, with its absence as a value like any other, and
+            `agreement` is the least share of a field; the other signals are those of the answer that shares most fields.
+            Where what comes of it does not meet the contract, the vote is on whole answers.
+    """
+    held = [made for made in drawn if made is not None]
+    values = [contract.canonical(contract.dump_output(made.output), arguments) for made in held]
+    if by_field and all(isinstance(value, dict) for value in values):
+        votes = {
+            field: [compact_json(value[field]) if field in value else None for value in values]
+            for field in dict.fromkeys(field for value in values for field in value)
+        }
+        most = {field: Counter(texts).most_common(1)[0] for field, texts in votes.items()}
+        try:
+            composed = {field: json.loads(text) for field, (text, _) in most.items() if text is not None}
+            output = contract.validate(composed, arguments)
+        except ValueError:
+            pass
+        else:
+            shared = [sum(votes[field][n] == most[field][0] for field in most) for n in range(len(held))]
+            near = held[shared.index(max(shared))]
+            share = min((count for _, count in most.values()), default=len(held)) / len(drawn)
+            return replace(near, output=output, signals={**(near.signals or {}), "agreement": share})
+    texts = [compact_json(value) for value in values]
+    text, count = Counter(texts).most_common(1)[0]
+    first = held[texts.index(text)]
+    return replace(first, signals={**(first.signals or {}), "agreement": count / len(drawn)})
 
 
 async def hold(checks: Sequence[Check], output: Any, arguments: Mapping[str, Any]) -> None:

@@ -212,7 +212,14 @@ async def alone(
         BadAnswer: it does not meet the contract or a check; it is not mended.
     """
     made = await vote(
-        endpoint, contract, arguments, samples=certificate.samples, instrument=instrument, retries=0, terms=terms
+        endpoint,
+        contract,
+        arguments,
+        samples=certificate.samples,
+        by_field=certificate.by_field,
+        instrument=instrument,
+        retries=0,
+        terms=terms,
     )
     sure = calibrated(certificate.calibrator, made.signals)
     made = replace(made, confidence=sure)

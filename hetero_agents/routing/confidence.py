@@ -17,7 +17,7 @@ Signals = dict[str, float]
   the call is none that it knows.
 - `choice`: the same of the tokens that decide between the answers that a call can have (OneOf, enums, bool), each against those
   that the grammar allowed there; absent where a call's answers are not few and known.
-- `agreement`: share of samples that gave the same answer, where there are some.
+- `agreement`: share of samples that gave the same answer, where there are some; the least of its fields' shares where each was voted on apart.
 - `likeness`: of an answer that the cache gives by meaning, that of the two questions, at most 1.
 """
 
