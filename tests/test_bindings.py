@@ -61,6 +61,11 @@ def test_a_missing_file_is_one_sentence_that_says_what_writes_one(tmp_path: Path
         ),
         ('[slots."a.b"]\ntimeoutt = 1\n', ": the key 'slots.a.b.timeoutt' does not exist, did you mean 'timeout'."),
         ('[tiers]\nmedium = { model = "x" }\n', ": there is no tier 'medium'; the tiers are llm and slm."),
+        ('[slots."a.b"]\ncost = 0.5\n', ": 'slots.a.b' is wrong: cost goes with error_budget."),
+        (
+            '[slots."a.b"]\nerror_budget = 0.1\ntimeout = 1\np95_seconds = 1\n',
+            ": 'slots.a.b' is wrong: p95_seconds is less than timeout, which ends what takes longer.",
+        ),
         ('[slots."a.b"]\ntimeout = 0\n', ": 'slots.a.b.timeout' is wrong: input should be greater than 0 (it is 0)."),
         ("[models]\nbig = 3\n", ": 'models.big' is wrong: input should be a valid dictionary or instance of "),
     ],

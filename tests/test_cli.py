@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hetero_agents.bindings import SpecialistId, Workspace
 from hetero_agents.contract import SlotId, sha256_of
-from hetero_agents.routing import Seen, State
+from hetero_agents.routing import Promise, Seen, State
 from hetero_agents.spans import SealedVault
 
 from .support import Hetero, lock_entry, span, write_workspace
@@ -355,7 +355,7 @@ def test_the_evidence_decides_what_auto_does(desk: Hetero, tmp_path: Path) -> No
     )
     state = State(tmp_path / ".hetero" / "state.db")
     for _ in range(60):
-        state.saw(f"{slot}@1", "shadow", Seen(True, False, 0.5), 0.1)
+        state.saw(f"{slot}@1", "shadow", Seen(True, False, 0.5), Promise(0.1))
     state.close()
     done = desk("promote", slot, "--auto", "--json").json
     assert (done["move"], done["now"]["stage"], done["now"]["share"], done["p95_seconds"]) == (

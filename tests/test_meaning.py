@@ -23,7 +23,7 @@ from hetero_agents.distill.forget import empty_cache
 from hetero_agents.distill.loop import comparator_of, curated
 from hetero_agents.distill.meaning import Standing, certify_caches, trial
 from hetero_agents.engines import EMBEDDER, Engines
-from hetero_agents.routing import AnswerCache, Kept, Nearest, Seen, meaning, packed, question_of
+from hetero_agents.routing import AnswerCache, Kept, Nearest, Promise, Seen, meaning, packed, question_of
 from hetero_agents.slots import App
 from hetero_agents.slots.recalled import evidence_of
 from hetero_agents.spans import calls_of
@@ -357,7 +357,7 @@ def test_a_cache_that_audits_show_to_break_its_budget_answers_no_more(open_app: 
     name = named()
     app = opened(open_app, name, answers("a", "b"))
     for _ in range(20):
-        app.state.saw(evidence_of(ID), "active", Seen(True, True, 0.0), 0.1)
+        app.state.saw(evidence_of(ID), "active", Seen(True, True, 0.0), Promise(0.1))
     assert [name.sync(f"delivery {when}") for when in ("now", "today")] == ["a", "b"]
 
 

@@ -18,7 +18,7 @@ from hetero_agents.bindings.lock import Stage
 from hetero_agents.contract import SlotId
 from hetero_agents.rollout import iterate as iterating
 from hetero_agents.rollout import step, verdict
-from hetero_agents.routing import Aside, Seen, State, wealth_against_bad, wealth_against_good
+from hetero_agents.routing import Aside, Promise, Seen, State, findings, wealth_against_bad, wealth_against_good
 from hetero_agents.slots import App, beside
 from hetero_agents.spans import Names, calls_of
 
@@ -268,9 +268,11 @@ def test_a_cached_answer_ends_with_what_was_shown_for_it(open_app: OpenApp) -> N
 # -- the evidence ----------------------------------------------------------------------------------
 
 
-def see(state: State, stage: Any, wrong: list[bool], budget: float = 0.1) -> None:
+def see(
+    state: State, stage: Any, wrong: list[bool], promise: Promise | None = None, seconds: float = 0.5, **more: Any
+) -> None:
     for one in wrong:
-        state.saw(ONE, stage, Seen(True, one, 0.5), budget)
+        state.saw(ONE, stage, Seen(True, one, seconds, **more), promise or Promise(0.1))
 
 
 def test_running_processes_stop_a_specialist_that_breaks_its_budget(open_app: OpenApp) -> None:
@@ -342,7 +344,7 @@ def test_a_fallbacks_answer_is_not_the_teachers(open_app: OpenApp) -> None:
 def test_answers_that_would_escalate_are_not_held_against_it(open_app: OpenApp) -> None:
     app, name = ladder(open_app, answers("b"), answers(SURE), "shadow")
     for _ in range(20):
-        app.state.saw(ONE, "shadow", Seen(False, True, 0.5), 0.1)
+        app.state.saw(ONE, "shadow", Seen(False, True, 0.5), Promise(0.1))
     assert verdict(app, name).move == "stay"
 
 
@@ -378,6 +380,101 @@ def test_a_change_after_a_long_good_time_is_noticed() -> None:
     good = [rng.random() < 0.02 for _ in range(500)]
     bad = [rng.random() < 0.4 for _ in range(60)]
     assert wealth_against_good(good, 0.05) < 20 <= wealth_against_good(good + bad, 0.05)
+
+
+def test_values_between_are_bet_on_too() -> None:
+    """Costs that are at most a half in the mean, and as far from it as they can be."""
+    rng, alarms, steps = random.Random(4), 0, 0
+    for _ in range(100):
+        stream = [2.0 if rng.random() < 0.25 else 0.0 for _ in range(200)]
+        alarms += any(wealth_against_good(stream[:n], 0.5) >= 20 for n in range(1, 201))
+        steps += any(wealth_against_bad(stream[:n], 0.5, 2.0) >= 20 for n in range(1, 201))
+    assert alarms <= 8
+    assert steps <= 8
+    assert wealth_against_good([1.0] * 12, 0.5) >= 20 <= wealth_against_bad([0.1] * 24, 0.5, 2.0)
+
+
+# -- seconds and cost ------------------------------------------------------------------------------
+
+QUICK = TOML + BUDGET + "p95_seconds = 1.0\n"
+
+
+def test_who_is_right_but_slow_goes_back(open_app: OpenApp) -> None:
+    app, name = ladder(open_app, answers("b"), answers(SURE), "shadow", QUICK)
+    see(app.state, "shadow", [False] * 120, seconds=1.5)
+    found = step(app, name)
+    assert (found.move, found.wrong, found.p95_seconds) == ("back", 0, 1.5)
+    assert "120 of 120 took longer than 1 s" in found.why
+    assert "p95_seconds = 1 is broken" in found.why
+
+
+def test_who_goes_on_is_shown_to_be_quick_too(open_app: OpenApp) -> None:
+    """Fewer answers show that 1 in 10 are wrong at most than that 1 in 20 are late at most."""
+    app, name = ladder(open_app, answers("b"), answers(SURE), "shadow", QUICK)
+    see(app.state, "shadow", [False] * 60)
+    assert verdict(app, name).why.endswith("not decided yet, p95_seconds = 1 is not shown to be kept")
+    see(app.state, "shadow", [False] * 60)
+    assert step(app, name).move == "forward"
+
+
+def test_running_processes_stop_a_slow_specialist(open_app: OpenApp) -> None:
+    app, name = ladder(open_app, answers("b"), answers(SURE), "active", QUICK)
+    see(app.state, "active", [False] * 6, Promise(0.1, p95_seconds=1.0), seconds=1.5)
+    assert name.sync("x") == "b"
+    assert "which p95_seconds = 1 does not allow" in (app.state.stopped(ONE) or "")
+
+
+def test_alarms_share_the_chance_to_be_false() -> None:
+    seen = [Seen(True, True, 0.1)] * 2
+    assert 20 <= wealth_against_good([True] * 2, 0.1) < 40
+    assert [one.broken for one in findings(seen, Promise(0.1))] == [True]
+    assert [one.broken for one in findings(seen, Promise(0.1, p95_seconds=1.0))] == [False, False]
+
+
+PRICED = """\
+[models]
+big = { model = "fake:big", train_on_outputs = true, price = { output = 10.0 } }
+small = { model = "fake:small", price = { output = 1.0 } }
+[tiers]
+llm = { model = "big" }
+slm = { model = "small", fallback = ["big"] }
+[privacy]
+content = "raw"
+"""
+CHEAP = BUDGET + "cost = 0.5\n"
+
+
+@pytest.mark.parametrize(
+    ("mine", "stage", "share"), [(SURE, "shadow", 0.1), (UNSURE, "shadow", 1.1), (SURE, "canary", 0.1)]
+)
+def test_what_a_call_costs_with_it_is_compared_with_its_teachers_answer(
+    open_app: OpenApp, mine: Any, stage: Stage, share: float
+) -> None:
+    """Both say one letter; who is not sure leaves the teacher to be paid too."""
+    app, name = ladder(open_app, answers("a"), answers(mine), stage, PRICED + CHEAP)
+    name.sync("x")
+    settled(app)
+    (seen,) = app.state.evidence(ONE, "shadow" if stage == "shadow" else "canary")
+    assert seen.cost == pytest.approx(share)
+
+
+def test_without_a_price_cost_is_not_known_and_nobody_goes_on(open_app: OpenApp) -> None:
+    app, name = ladder(open_app, answers("a"), answers(SURE), "shadow", TOML + CHEAP)
+    name.sync("x")
+    settled(app)
+    see(app.state, "shadow", [False] * 60)
+    found = verdict(app, name)
+    assert (found.move, found.cost) == ("stay", None)
+    assert "what calls cost is not known, since a model has no price" in found.why
+
+
+@pytest.mark.parametrize(("cost", "move"), [(0.1, "forward"), (1.1, "back")])
+def test_cost_decides_moves_too(open_app: OpenApp, cost: float, move: str) -> None:
+    app, name = ladder(open_app, answers("a"), answers(SURE), "shadow", PRICED + CHEAP)
+    see(app.state, "shadow", [False] * 60, cost=cost)
+    found = step(app, name)
+    assert (found.move, found.cost) == (move, pytest.approx(cost))
+    assert f"60 calls cost {cost:g} of what the teacher's answers cost" in found.why
 
 
 # -- the lock --------------------------------------------------------------------------------------

@@ -96,6 +96,10 @@ class SlotConfig(_Form):
     """The largest accepted rate of wrong answers among those that a specialist gives alone; all its answers are kept where None."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """With which it must have been shown that the error budget is kept."""
+    p95_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Seconds that 95 of 100 answers may take that a specialist gives alone, under an error budget; live evidence decides."""
+    cost: Annotated[float, Field(gt=0, le=1)] | None = None
+    """With a specialist a call may cost this share of what its teacher's answer costs, in the mean, under an error budget; live evidence decides."""
     samples: Annotated[int, Field(ge=1, le=17)] = 1
     """Answers of a specialist that a vote may be among, under an error budget; `hetero distill` finds how many of them pay."""
     router: bool = False
@@ -138,8 +142,11 @@ class SlotConfig(_Form):
 
     @model_validator(mode="after")
     def _belong_together(self) -> SlotConfig:
-        if self.router and self.error_budget is None:
-            raise ValueError("router goes with error_budget")
+        for name in ("router", "p95_seconds", "cost"):
+            if getattr(self, name) and self.error_budget is None:
+                raise ValueError(f"{name} goes with error_budget")
+        if self.timeout and self.p95_seconds and self.p95_seconds >= self.timeout:
+            raise ValueError("p95_seconds is less than timeout, which ends what takes longer")
         if self.judge is not None and self.compare != "judge":
             raise ValueError('judge goes with compare = "judge"')
         if self.tolerance and self.compare not in ("exact", "unordered"):

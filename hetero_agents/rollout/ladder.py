@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Literal, cast
 
 from ..bindings import SlotLock, SpecialistId
@@ -11,7 +12,7 @@ from ..bindings.lock import Stage
 from ..bindings.workspace import uncertified
 from ..contract import SlotId
 from ..errors import ConfigError
-from ..routing import ALPHA, Seen, wealth_against_bad, wealth_against_good
+from ..routing import Promise, Seen, findings
 from ..slots import App, Slot
 from ..slots.beside import comparable
 
@@ -37,7 +38,9 @@ class Verdict:
     wrong: int
     """Wrong ones among the kept."""
     p95_seconds: float | None
-    """95th percentile of the specialist's seconds; None of nothing."""
+    """95th percentile of the seconds of the kept; None of nothing."""
+    cost: float | None
+    """Mean of what calls cost with the specialist, as a share of its teacher's answers; None where `hetero.toml` asks nothing of it, or no price is known."""
     erred: bool
     """It goes back for its answers, and not because its certificate is of something else, which another one mends."""
 
@@ -45,19 +48,20 @@ class Verdict:
 def verdict(app: App, slot: Slot[..., Any]) -> Verdict:
     """Return what should become of a slot's specialist; nothing is changed.
 
-    Forward: its kept answers are shown to keep the error budget (an e-value of 1 / 0.05 or more against the opposite). Back: they
-    are shown to break it, running processes have stopped it, or it may not be used before it is active.
+    Forward: all that is asked of it is shown to hold, errors, and p95 and cost where `hetero.toml` says them (an e-value of 1 / 0.05
+    or more against the opposite of each). Back: something is shown to be broken, running processes have stopped it, or it may not
+    be used before it is active.
 
     Raises:
         ConfigError: the slot has no specialist, or no error budget, which says what is good enough; or nothing that compares beside calls.
     """
     state, config = app.workspace.lock.slots.get(slot.id, SlotLock()), app.workspace.slot_config(slot.id)
-    budget = config.error_budget
+    promise = Promise.of(config)
     if state.active is None:
         raise ConfigError(
             f"Slot {slot.id!r} has no specialist to move; `hetero promote {slot.id} --stage shadow` begins."
         )
-    if budget is None:
+    if promise is None:
         raise ConfigError(f'[slots."{slot.id}"] in hetero.toml needs an error_budget, which says what is good enough.')
     if not comparable(slot, config):
         raise ConfigError(
@@ -68,19 +72,22 @@ def verdict(app: App, slot: Slot[..., Any]) -> Verdict:
     if entry.contract_sha256 != slot.contract.sha256:
         lacks = "the slot's contract has changed since it was trained"
     seen = app.state.evidence(state.active, state.stage)
-    wrong = [one.wrong for one in seen if one.kept]
-    told = f"{sum(wrong)} of {len(wrong)} kept answers were wrong, of {len(seen)} that were compared"
+    kept = [one for one in seen if one.kept]
+    costs = [one.cost for one in seen if one.cost is not None]
+    found = findings(seen, promise)
+    told = "; ".join(one.told for one in found)
     move, erred = cast(Move, "stay"), True
     if stopped := app.state.stopped(state.active):
         move, told = "back", stopped
     elif lacks and state.stage in NEXT:
         move, erred, told = "back", False, f"it may not be used: {lacks}"
-    elif wealth_against_good(wrong, budget) >= 1 / ALPHA:
-        move, told = "back", f"{told}: the error budget of {budget:g} is broken"
-    elif state.stage in NEXT and wealth_against_bad(wrong, budget) >= 1 / ALPHA:
-        move, told = "forward", f"{told}: the error budget of {budget:g} is kept"
+    elif broken := [one.asked for one in found if one.broken]:
+        move, told = "back", f"{told}: {_and(broken)} broken"
+    elif state.stage in NEXT and all(one.kept for one in found):
+        move, told = "forward", f"{told}: {_and([one.asked for one in found])} kept"
     elif state.stage in NEXT:
-        told = f"{told}: not decided yet"
+        open_ = f", {_and([one.asked for one in found if not one.kept])} not shown to be kept" if len(found) > 1 else ""
+        told = f"{told}: not decided yet{open_}"
     return Verdict(
         slot.id,
         state.active,
@@ -88,9 +95,10 @@ def verdict(app: App, slot: Slot[..., Any]) -> Verdict:
         move,
         told,
         len(seen),
-        len(wrong),
-        sum(wrong),
-        _p95(seen),
+        len(kept),
+        sum(one.wrong for one in kept),
+        _p95(kept),
+        fmean(costs) if costs else None,
         erred and move == "back",
     )
 
@@ -110,6 +118,10 @@ def step(app: App, slot: Slot[..., Any]) -> Verdict:
             app.state.stop(found.specialist, found.why)
         app.workspace.restore(slot.id, expected=state)
     return found
+
+
+def _and(asked: Sequence[str]) -> str:
+    return f"{' and '.join(asked)} {'is' if len(asked) == 1 else 'are'}"
 
 
 def _p95(seen: Sequence[Seen]) -> float | None:

@@ -6,11 +6,11 @@ from .attempts import Attempt, BadAnswer, Check, CheckBroke, attempt, elected, h
 from .cache import AnswerCache, Kept
 from .chain import Answer, Link, Route, alone, ask, recall
 from .confidence import Signals, calibrated, scaled, signals_of
-from .evidence import ALPHA, wealth_against_bad, wealth_against_good
-from .ledger import Budget, Ledger, Spent, Terms, ledger_now, spending
+from .evidence import ALPHA, Promise, Seen, findings, wealth_against_bad, wealth_against_good
+from .ledger import Budget, Ledger, Spent, Terms, ledger_now, price_of, spending
 from .meaning import REMEMBERED, Nearest, Question, packed, question_of
 from .router import Embed, chance, lets, look
-from .state import Seen, State, Watched
+from .state import State, Watched
 from .steps import Steps, effect, paid_step, steps_now
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Ledger",
     "Link",
     "Nearest",
+    "Promise",
     "Question",
     "Route",
     "Seen",
@@ -46,12 +47,14 @@ __all__ = [
     "chance",
     "effect",
     "elected",
+    "findings",
     "hold",
     "ledger_now",
     "lets",
     "look",
     "packed",
     "paid_step",
+    "price_of",
     "question_of",
     "recall",
     "scaled",

@@ -274,7 +274,7 @@ def _worst(
         raise ConfigError(
             f"{terms.label} costs by the hour, so the worst case of a call is not known: give its slot a timeout, or the run a budget of seconds."
         )
-    price = _price(terms, model, RequestUsage(input_tokens=read, output_tokens=written), seconds or 0.0)
+    price = price_of(terms, model, RequestUsage(input_tokens=read, output_tokens=written), seconds or 0.0)
     if price is None:
         raise ConfigError(
             f"The price of {terms.label} is not known: say it in [models], for example price = {{ input = 1.25, output = 10 }} in dollars a million tokens, or {{ hour = 0.4 }}."
@@ -293,12 +293,19 @@ def _holds_media(message: ModelMessage) -> bool:
 
 
 def _used(terms: Terms, model: Model, usage: RequestUsage, seconds: float) -> Spent:
-    price = _price(terms, model, usage, seconds)
+    price = price_of(terms, model, usage, seconds)
     return Spent(price or 0.0, usage.input_tokens + usage.output_tokens, 1, unpriced=int(price is None))
 
 
-def _price(terms: Terms, model: Model, usage: RequestUsage, seconds: float) -> float | None:
-    """Dollars of a request; None where nobody knows."""
+def price_of(terms: Terms, model: Model, usage: RequestUsage, seconds: float) -> float | None:
+    """Return the US dollars of a request; None where nobody knows.
+
+    Args:
+        terms: what its model costs.
+        model: whose list price counts where terms give no price.
+        usage: tokens.
+        seconds: that it took.
+    """
     if terms.price is not None:
         return terms.price.of(usage.input_tokens, usage.output_tokens, seconds)
     if not terms.listed:

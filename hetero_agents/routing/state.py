@@ -10,12 +10,11 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from .database import Database
-from .evidence import ALPHA, wealth_against_good
+from .evidence import Promise, Seen, findings
 
 FAILURES_TO_OPEN: Final = 3
 """Engine failures in a row after which a specialist rests."""
@@ -24,27 +23,16 @@ REST_SECONDS: Final = 60.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS breaker (specialist TEXT PRIMARY KEY, failures INTEGER NOT NULL, until REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS evidence (
+CREATE TABLE IF NOT EXISTS seen (
     number INTEGER PRIMARY KEY AUTOINCREMENT, specialist TEXT NOT NULL, stage TEXT NOT NULL,
-    kept INTEGER NOT NULL, wrong INTEGER NOT NULL, seconds REAL NOT NULL
+    kept INTEGER NOT NULL, wrong INTEGER NOT NULL, seconds REAL NOT NULL, cost REAL
 );
-CREATE INDEX IF NOT EXISTS evidence_of ON evidence (specialist, stage);
+CREATE INDEX IF NOT EXISTS seen_of ON seen (specialist, stage);
 CREATE TABLE IF NOT EXISTS stopped (specialist TEXT PRIMARY KEY, why TEXT NOT NULL);
 """
 
 Watched = Literal["shadow", "canary", "active"]
 """The stage in which an answer was compared with that of the model below."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One answer of a specialist beside that of the model below it."""
-
-    kept: bool
-    """Sure enough to be given alone."""
-    wrong: bool
-    """Not what the model below answered; False where it was not compared, because it is not kept."""
-    seconds: float
 
 
 class State:
@@ -93,18 +81,18 @@ class State:
             if failed:  # the usual call writes nothing
                 connection.execute("DELETE FROM breaker WHERE specialist = ?", (specialist,))
 
-    def saw(self, specialist: str, stage: Watched, seen: Seen, error_budget: float | None) -> None:
-        """Remember an answer, and stop the specialist where the evidence says that it breaks its error budget."""
+    def saw(self, specialist: str, stage: Watched, seen: Seen, promise: Promise | None) -> None:
+        """Remember an answer, and stop the specialist where the evidence says that it breaks what is asked of it."""
         with contextlib.suppress(sqlite3.Error), self._database.transaction() as connection:
             connection.execute(
-                "INSERT INTO evidence (specialist, stage, kept, wrong, seconds) VALUES (?, ?, ?, ?, ?)",
-                (specialist, stage, seen.kept, seen.wrong, seen.seconds),
+                "INSERT INTO seen (specialist, stage, kept, wrong, seconds, cost) VALUES (?, ?, ?, ?, ?, ?)",
+                (specialist, stage, seen.kept, seen.wrong, seen.seconds, seen.cost),
             )
-            if error_budget is None or not seen.kept or not seen.wrong:
+            if promise is None or promise.met_by(seen):
                 return
-            wrong = [s.wrong for s in self._evidence(connection, specialist, stage) if s.kept]
-            if wealth_against_good(wrong, error_budget) >= 1 / ALPHA:
-                why = f"{sum(wrong)} of {len(wrong)} answers compared as {stage} were wrong, which its error budget of {error_budget:g} does not allow"
+            found = findings(self._evidence(connection, specialist, stage), promise)
+            if broken := next((one for one in found if one.broken), None):
+                why = f"{broken.told} as {stage}, which {broken.asked} does not allow"
                 connection.execute("INSERT OR IGNORE INTO stopped VALUES (?, ?)", (specialist, why))
 
     def stop(self, specialist: str, why: str) -> None:
@@ -121,20 +109,20 @@ class State:
     @staticmethod
     def _evidence(connection: sqlite3.Connection, specialist: str, stage: Watched) -> list[Seen]:
         rows = connection.execute(
-            "SELECT kept, wrong, seconds FROM evidence WHERE specialist = ? AND stage = ? ORDER BY number",
+            "SELECT kept, wrong, seconds, cost FROM seen WHERE specialist = ? AND stage = ? ORDER BY number",
             (specialist, stage),
         )
-        return [Seen(bool(kept), bool(wrong), seconds) for kept, wrong, seconds in rows]
+        return [Seen(bool(kept), bool(wrong), seconds, cost) for kept, wrong, seconds, cost in rows]
 
     def forget_evidence(self, specialist: str) -> None:
         """Forget what was seen of a specialist, because it was of another policy; a stop stays."""
         with contextlib.suppress(sqlite3.Error), self._database.transaction() as connection:
-            connection.execute("DELETE FROM evidence WHERE specialist = ?", (specialist,))
+            connection.execute("DELETE FROM seen WHERE specialist = ?", (specialist,))
 
     def forget(self, specialist: str) -> None:
         """Begin anew with a specialist: whoever promotes it says that it may be used."""
         with contextlib.suppress(sqlite3.Error), self._database.transaction() as connection:
-            for table in ("breaker", "evidence", "stopped"):
+            for table in ("breaker", "seen", "stopped"):
                 connection.execute(f"DELETE FROM {table} WHERE specialist = ?", (specialist,))
 
     def close(self) -> None:

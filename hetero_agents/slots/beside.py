@@ -18,9 +18,22 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Span, SpanKind
 
-from ..bindings import Binding, SlotConfig, Specialist
+from ..bindings import Binding, SlotConfig, Specialist, SpecialistId
 from ..contract import compact_json, sha256_of
-from ..routing import Answer, Attempt, BadAnswer, Check, Link, Seen, Watched, agrees, alone, attempt
+from ..routing import (
+    Answer,
+    Attempt,
+    BadAnswer,
+    Check,
+    Link,
+    Promise,
+    Seen,
+    Watched,
+    agrees,
+    alone,
+    attempt,
+    price_of,
+)
 from ..spans import Names
 from .recalled import evidence_of
 
@@ -99,29 +112,43 @@ class _Beside:
         assert binding.coming and binding.coming_entry
         if self.app.state.stopped(binding.coming):
             return
-        made, unsure = await self._ask(self.app.link(binding.coming, binding.coming_entry, binding))
+        mine, teacher = (
+            self.app.link(binding.coming, binding.coming_entry, binding),
+            self._teacher(binding.coming_entry),
+        )
+        made, unsure = await self._ask(mine)
+        below = None
+        if not self.answer.route.cache and self.answer.route.binding == teacher.label:
+            below = self.answer.attempt
         if made is None or unsure is not None:
-            self._saw(binding.coming, "shadow", Seen(False, False, made.seconds if made else 0.0))
+            cost = await self._cost(mine, made, teacher, below, kept=False)
+            self._saw(binding.coming, "shadow", Seen(False, False, made.seconds if made else 0.0, cost))
             return
-        if self.answer.route.cache or self.answer.route.binding != self._teacher(binding.coming_entry).label:
-            below = await self._below(binding.coming_entry)
+        if below is None:
+            below, _ = await self._ask(teacher)
             if below is None:
                 return
             output = self._json(below)
         wrong = not await self._same(self._json(made), output)
-        self._saw(binding.coming, "shadow", Seen(True, wrong, made.seconds))
+        cost = await self._cost(mine, made, teacher, below)
+        self._saw(binding.coming, "shadow", Seen(True, wrong, made.seconds, cost))
 
     async def _audit(self, specialist: str, stage: Watched, output: Any) -> None:
         """The model below answers a call that a specialist has answered alone, or the cache by meaning."""
+        made, cost = self.answer.attempt, None
         if self.answer.route.cache:
             below, _ = await self._ask(self._models[0])
         else:
-            entry = self.binding.coming_entry if specialist == self.binding.coming else self.binding.specialist
+            coming = specialist == self.binding.coming
+            entry = self.binding.coming_entry if coming else self.binding.specialist
             assert entry is not None
-            below = await self._below(entry)
+            teacher = self._teacher(entry)
+            below, _ = await self._ask(teacher)
+            mine = self.app.link(SpecialistId(specialist), entry, self.binding)
+            cost = await self._cost(mine, made, teacher, below)
         if below is not None:
             wrong = not await self._same(output, self._json(below))
-            self._saw(specialist, stage, Seen(True, wrong, self.answer.attempt.seconds))
+            self._saw(specialist, stage, Seen(True, wrong, made.seconds, cost))
 
     @property
     def _models(self) -> list[Link]:
@@ -132,10 +159,16 @@ class _Beside:
         models = self._models
         return next((link for link in models if link.label == entry.teacher.split(", ")[0]), models[-1])
 
-    async def _below(self, entry: Specialist) -> Attempt | None:
-        """What a specialist's teacher answers; None where that does not hold."""
-        made, _ = await self._ask(self._teacher(entry))
-        return made
+    async def _cost(
+        self, mine: Link, made: Attempt | None, teacher: Link, below: Attempt | None, *, kept: bool = True
+    ) -> float | None:
+        """What the call costs with the specialist, as a share of its teacher's answer; None where that is not known."""
+        if self.binding.entry.cost is None or below is None or mine.terms is None or mine.terms.price is None:
+            return None
+        # Of what was refused, or never asked for, nobody knows more than that the teacher is paid in full.
+        own = await _dollars(mine, made) if made else 0.0
+        other = await _dollars(teacher, below)
+        return None if own is None or not other else own / other + (0.0 if kept else 1.0)
 
     async def _ask(self, link: Link) -> tuple[Attempt | None, str | None]:
         """Ask one link as a call would; None where its answer does not hold, and why it may not be given alone."""
@@ -165,7 +198,7 @@ class _Beside:
         return self.slot.contract.dump_output(made.output)
 
     def _saw(self, specialist: str, stage: Watched, seen: Seen) -> None:
-        self.app.state.saw(specialist, stage, seen, self.binding.entry.error_budget)
+        self.app.state.saw(specialist, stage, seen, Promise.of(self.binding.entry))
 
     def _span(self, link: Link) -> AbstractContextManager[Span]:
         told: dict[str, Any] = {Names.DECISION: "shadow", Names.BINDING: link.label, Names.TRAINABLE: link.trainable}
@@ -183,6 +216,10 @@ class _Beside:
             return float(await said if inspect.isawaitable(said) else said) >= 1.0
         one, other = contract.canonical(first, arguments), contract.canonical(second, arguments)
         return agrees(one, other, tolerance=entry.tolerance, unordered=entry.compare == "unordered")
+
+
+async def _dollars(link: Link, made: Attempt) -> float | None:
+    return link.terms and price_of(link.terms, (await link.open()).model, made.usage, made.seconds)
 
 
 def comparable(slot: Slot[..., Any], entry: SlotConfig) -> bool:
