@@ -10,8 +10,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hetero_agents.bindings import SpecialistId, Workspace
+from hetero_agents.bindings import CacheLock, Calibrator, SpecialistId, Workspace
 from hetero_agents.contract import SlotId, sha256_of
+from hetero_agents.engines import EMBEDDER
 from hetero_agents.routing import Promise, Seen, State
 from hetero_agents.spans import SealedVault
 
@@ -388,6 +389,38 @@ def test_a_report_of_a_slot_without_a_specialist_says_what_the_vault_holds(desk:
     page = tmp_path / "page.html"
     assert "makes one" in desk("report", "--html", str(page)).out
     assert "What can move" in page.read_text()
+
+
+def test_a_cache_by_meaning_shows_what_was_certified_or_why_it_answers_nothing(desk: Hetero, tmp_path: Path) -> None:
+    write_workspace(tmp_path, TOML + BUDGET + 'cache = "semantic"\n')
+    slot = SlotId("clidesk.classify")
+    never = desk("slots", "--json").json
+    row = next(row for row in never if row["slot"] == slot)
+    assert [cache["refused"] for cache in row["caches"]] == [
+        f"it was never certified; run `hetero distill {slot} --cache-only`"
+    ]
+    sure = Calibrator(bias=-80.0, weights={"likeness": 100.0})
+    cache = CacheLock(
+        slot=slot,
+        after=None,
+        model="test",
+        embedder=EMBEDDER,
+        contract_sha256=row["contract"],
+        certificate=certificate(checks_sha256=sha256_of([]), calibrator=sure),
+    )
+    Workspace(tmp_path).add_cache(cache)
+    row = next(row for row in desk("slots", "--json").json if row["slot"] == slot)
+    [shown] = row["caches"]
+    assert (shown["refused"], shown["likeness"]) == (None, pytest.approx(0.8))
+    assert shown["certificate"]["share"]["score"] == 0.6
+    assert "likeness" in desk("slots").out
+    page = tmp_path / "page.html"
+    said = desk("report", slot, "--html", str(page)).out
+    assert "of all calls, with nobody before it, from a likeness of 0.800 on. Error budget 0.1" in said
+    assert (
+        "against answers of big; right: exact: of 100 calls 60 were kept and 1 of them wrong, so at most 0.077" in said
+    )
+    assert "so at most 7.7 % are, against answers of big" in page.read_text()
 
 
 def test_iterate_needs_a_slot_with_a_budget_and_says_what_it_did(desk: Hetero, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Generator
@@ -168,6 +169,15 @@ class CacheLock(_Form):
     """The model that says what means the same."""
     contract_sha256: Sha256
     certificate: Certificate
+
+    @property
+    def likeness(self) -> float | None:
+        """Likeness of two questions from which on an answer is given again; None where none is."""
+        threshold, calibrator = self.certificate.threshold, self.certificate.calibrator
+        weight = calibrator.weights.get("likeness")
+        if threshold is None or not weight or not 0 < threshold < 1:
+            return None
+        return (math.log(threshold / (1 - threshold)) - calibrator.bias) / weight
 
 
 class SlotLock(_Form):

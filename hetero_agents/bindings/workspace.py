@@ -187,7 +187,7 @@ class Workspace:
             checks: the hash of the slot's checks in the code.
         """
         shown = self.lock.caches.get(after or binding.slot)
-        reason = _cache_reason(shown, binding, after, embedder, contract, checks)
+        reason = cache_refused(shown, binding, after, embedder, contract, checks)
         if reason is None:
             return shown and shown.certificate
         name = after or SpecialistId(binding.slot)
@@ -305,7 +305,7 @@ def uncertified(certificate: Certificate | None, entry: SlotConfig, checks: Sha2
     return None
 
 
-def _cache_reason(
+def cache_refused(
     shown: CacheLock | None,
     binding: Binding,
     after: SpecialistId | None,
@@ -313,7 +313,7 @@ def _cache_reason(
     contract: Sha256,
     checks: Sha256,
 ) -> str | None:
-    """Why a cache may give nothing by meaning; None where it may."""
+    """Return why a cache may give nothing by meaning; None where it may."""
     entry, run = binding.entry, f"run `hetero distill {binding.slot} --cache-only`"
     if entry.error_budget is None:
         return f'[slots."{binding.slot}"] needs an error_budget, against which its errors count'

@@ -25,6 +25,7 @@ from rich.progress import (
 from ..bindings import Certificate
 from ..errors import ConfigError, HeteroError, KeyAccessError
 from ..slots import App, registry
+from ..slots.recalled import CacheShown
 from ..spans import SealedVault
 
 out = Console(highlight=False)
@@ -155,6 +156,15 @@ def certificate_text(certificate: Certificate) -> str:
         f"{head}of {c.calls} calls {c.kept} were kept{asked} and {c.wrong} of them wrong, so at most {c.upper_bound:.3f} are. "
         f"Of the test part {score_text(c.share)} are kept{risk}. It holds for calls like those (exchangeable).{router_text(c)}"
     )
+
+
+def cache_text(cache: CacheShown) -> str:
+    """Return what a cache may answer by meaning, and why nothing, where that is so."""
+    where = f"of the calls that {cache.after} passes on" if cache.after else "of all calls, with nobody before it"
+    if cache.refused or cache.certificate is None:
+        return f"Cache by meaning, {where}: it answers nothing, since {cache.refused}."
+    least = "" if cache.likeness is None else f", from a likeness of {cache.likeness:.3f} on"
+    return f"Cache by meaning, {where}{least}. {certificate_text(cache.certificate)}"
 
 
 def router_text(certificate: Certificate) -> str:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ..errors import ConfigError, UserError
 from ..slots import App, Slot, registry
+from ..slots.recalled import CacheShown
 from . import common
 from .common import Json
 
@@ -228,9 +229,7 @@ def _noise(made: Distilled) -> str:
 
 
 def _cache(cache: CacheLock) -> str:
-    """What the cache may answer by meaning."""
-    where = f"of the calls that {cache.after} passes on" if cache.after else "of all calls, with nobody before it"
-    return f"Cache by meaning, {where}. {common.certificate_text(cache.certificate)}"
+    return common.cache_text(CacheShown(cache.after, cache.likeness, cache.certificate, None))
 
 
 def _exposure(made: Distilled) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic_core import to_jsonable_python
 from rich.table import Table
 
 from ..bindings import Score
@@ -43,7 +44,7 @@ def report(
     budgets = {name: entry.error_budget for name, entry in app.workspace.config.slots.items() if entry.error_budget}
     total = whole(found, budgets)
     values: dict[str, Any] = {
-        "slots": [_values(each) for each in found],
+        "slots": [to_jsonable_python(each) for each in found],
         "budgets": budgets,
         "whole": total and total.model_dump(),
         "workflows": list(map(asdict, workflows(app))),
@@ -70,19 +71,6 @@ def report(
         _line(f"Look at {html}.")
 
 
-def _values(each: SlotReport) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        if isinstance(value, Score):
-            return value.model_dump()
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
-        return value
-
-    return plain(asdict(each))
-
-
 def _say(each: SlotReport, own: float | None) -> None:
     _line(_head(each))
     table = Table("error at most", "can move (95 %)", "wrong among them")
@@ -96,6 +84,8 @@ def _say(each: SlotReport, own: float | None) -> None:
         _line(f"  {most.error_budget:g}: {most.missing}")
     _line(f"  plain code: {_plain(each)}")
     _line(f"  a call of the teacher: {_spent(each)}")
+    for cache in each.caches:
+        _line(f"  {common.cache_text(cache)}")
     if each.inputs:
         _line(f"  inputs: {each.inputs}")
     if each.why:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic_core import to_jsonable_python
 from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
@@ -18,6 +19,7 @@ from ..bindings.workspace import CANARY_SHARE, uncertified
 from ..contract import SlotId
 from ..errors import ConfigError, IntegrityError, UnknownNameError, UserError
 from ..slots import App, Slot, registry
+from ..slots.recalled import CacheShown, caches_of
 from . import common
 from .common import Json
 from .keys import open_vault
@@ -41,8 +43,19 @@ def slots(as_json: Json = False) -> None:
         budget = "-" if row["error_budget"] is None else f"{row['error_budget']:g}"
         if (kept := row["kept"]) is not None:
             budget += f": keeps {kept['score']:.3f} [{kept['low']:.3f}, {kept['high']:.3f}]"
+        notes = [row["note"] or ""]
+        for cache in row["caches"]:
+            where = f"cache behind {cache['after']}" if cache["after"] else "cache"
+            if cache["refused"]:
+                notes.append(f"{where} answers nothing by meaning: {cache['refused']}")
+            else:
+                share, least = cache["certificate"]["share"], cache["likeness"]
+                budget += f"\n{where}: gives {share['score']:.3f} [{share['low']:.3f}, {share['high']:.3f}]"
+                budget += "" if least is None else f" from a likeness of {least:.3f} on"
         shown = "\n".join(row["specialists"]) or "-"
-        table.add_row(row["slot"], row["tier"], row["filled_by"], escape(budget), shown, escape(row["note"] or ""))
+        table.add_row(
+            row["slot"], row["tier"], row["filled_by"], escape(budget), shown, escape("\n".join(filter(None, notes)))
+        )
     common.out.print(table)
 
 
@@ -53,7 +66,7 @@ def _slot_row(app: App, slot: Slot[..., Any]) -> dict[str, Any]:
         for name, entry in lock.of_slot(slot.id).items()
         if "specialist" in entry.scores
     ]
-    filled, note, kept = "nothing", None, None
+    filled, note, kept, caches = "nothing", None, None, list[CacheShown]()
     try:
         binding = app.binding(slot.id, slot.tier, slot.contract.sha256, slot.checks_sha256)
     except ConfigError as error:
@@ -68,6 +81,7 @@ def _slot_row(app: App, slot: Slot[..., Any]) -> dict[str, Any]:
         answers = binding.coming_entry or binding.specialist
         if answers and answers.certificate and binding.entry.error_budget is not None:
             kept = answers.certificate.share.model_dump()
+        caches = caches_of(app, slot)
     return {
         "slot": slot.id,
         "tier": slot.tier,
@@ -76,6 +90,7 @@ def _slot_row(app: App, slot: Slot[..., Any]) -> dict[str, Any]:
         "filled_by": filled,
         "error_budget": app.workspace.slot_config(slot.id).error_budget,
         "kept": kept,
+        "caches": to_jsonable_python(caches),
         "specialists": specialists,
         "note": note,
     }

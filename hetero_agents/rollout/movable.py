@@ -21,6 +21,7 @@ from ..distill.rehearse import remembered
 from ..engines.families import known_models
 from ..errors import EngineError, KeyAccessError, MissingExtraError
 from ..slots import App, Slot, registry
+from ..slots.recalled import CacheShown, caches_of
 from ..spans import Names, SpanRecord, read_traces
 from .inputs import inputs_of
 
@@ -85,6 +86,8 @@ class SlotReport:
     """Expected calibration error of those, 0 to 1."""
     inputs: str | None
     """Whether inputs are those that there were when the specialist was trained; None without one, or without an error budget."""
+    caches: list[CacheShown]
+    """What was shown of its cache by meaning, where it has one."""
     why: str | None
     """Why less is known, where that is so."""
 
@@ -137,6 +140,7 @@ async def slot_report(app: App, slot: Slot[..., Any]) -> SlotReport:
         reliability=found.bins,
         calibration_error=calibration_error(found.bins) if found.bins else None,
         inputs=await _inputs(app, slot, entry) if entry else None,
+        caches=caches_of(app, slot),
         why=found.why,
     )
 

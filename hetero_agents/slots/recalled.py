@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ..bindings import Binding, SpecialistId
+from ..bindings import Binding, Certificate, SpecialistId
+from ..bindings.workspace import cache_refused
 from ..engines import EMBEDDER
 from ..errors import HeteroError
 from ..routing import Answer, Kept, Question, Route, calibrated, question_of, recall
@@ -44,6 +45,38 @@ def evidence_of(behind: str) -> str:
         behind: what the cache stands behind.
     """
     return f"{behind} cache"
+
+
+@dataclass(frozen=True)
+class CacheShown:
+    """What was shown of a cache by meaning that a call of a slot may come to now."""
+
+    after: SpecialistId | None
+    """The specialist that it stands behind; None where nobody is asked before."""
+    likeness: float | None
+    """From which on an answer is given again; None where none is."""
+    certificate: Certificate | None
+    refused: str | None
+    """Why it answers nothing now; None where it does."""
+
+
+def caches_of(app: App, slot: Slot[..., Any]) -> list[CacheShown]:
+    """Return what was shown of a slot's cache by meaning, behind each specialist that fills it and behind nobody; none where it has none.
+
+    Raises:
+        ConfigError: nothing fills the slot.
+    """
+    contract, checks = slot.contract.sha256, slot.checks_sha256
+    binding = app.binding(slot.id, slot.tier, contract, checks)
+    if binding.entry.cache != "semantic":
+        return []
+    found: list[CacheShown] = []
+    for after in dict.fromkeys((binding.coming, binding.specialist_id, None)):
+        shown = app.workspace.lock.caches.get(after or slot.id)
+        refused = cache_refused(shown, binding, after, EMBEDDER, contract, checks)
+        refused = refused or app.state.stopped(evidence_of(after or slot.id))
+        found.append(CacheShown(after, shown and shown.likeness, shown and shown.certificate, refused))
+    return found
 
 
 @dataclass
