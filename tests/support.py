@@ -181,8 +181,8 @@ def call_span(trace: str, number: int, parent: int | None = None, **attributes: 
     return span(trace, number, parent, **{**given, **attributes})
 
 
-def in_processes(work: Callable[..., None], *arguments: tuple[object, ...]) -> None:
-    """Run a function in one process for each tuple of arguments, all at once."""
+def in_processes(work: Callable[..., None], *arguments: tuple[object, ...], ended: int = 0) -> None:
+    """Run a function in one process for each tuple of arguments, all at once; each ends with the same exit code."""
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=work, args=given) for given in arguments]
     with warnings.catch_warnings():
@@ -191,7 +191,7 @@ def in_processes(work: Callable[..., None], *arguments: tuple[object, ...]) -> N
             process.start()
     for process in processes:
         process.join(120)
-    assert [process.exitcode for process in processes] == [0] * len(processes)
+    assert [process.exitcode for process in processes] == [ended] * len(processes)
 
 
 @dataclass

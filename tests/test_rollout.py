@@ -1,11 +1,17 @@
 """Step S6: shadow, canary, active and back, by evidence; what is asked beside a call, and who waits for it."""
 
 import asyncio
+import contextlib
+import multiprocessing
+import os
 import random
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +19,9 @@ from typing import Any
 import pytest
 
 from hetero_agents import ConfigError, Slot, code_agent, slot, subject, workflow_outcome
-from hetero_agents.bindings import SpecialistId
+from hetero_agents.bindings import Lock, SlotLock, SpecialistId, Workspace
 from hetero_agents.bindings.lock import Stage
+from hetero_agents.bindings.workspace import CANARY_SHARE
 from hetero_agents.contract import SlotId
 from hetero_agents.rollout import iterate as iterating
 from hetero_agents.rollout import step, verdict
@@ -519,6 +526,107 @@ def test_of_two_processes_that_promote_at_once_one_wins(open_app: OpenApp) -> No
     said_by = sorted((root / f"{number}.txt").read_text() for number in (1, 2))
     assert said_by[1] == "won"
     assert "Another command has changed slot" in said_by[0]
+
+
+def _moved_until_killed(app: App, declared: Slot[[str], str], module: Any, function: str, after: bool) -> None:
+    """Move the specialist, and die before or after a function is called."""
+    real = getattr(module, function)
+
+    def die(*args: Any, **more: Any) -> None:
+        if after:
+            real(*args, **more)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(module, function, die)
+    step(app, declared)
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "after"),
+    [
+        (tempfile, "mkstemp", True),
+        (os, "fsync", True),
+        (os, "replace", False),
+        (os, "replace", True),
+    ],
+)
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_move_that_is_killed_leaves_the_old_lock_or_the_new_one_and_is_made_again(
+    open_app: OpenApp, module: Any, function: str, after: bool, wrong: bool
+) -> None:
+    app, name = ladder(open_app, answers("b"), answers(SURE), "shadow")
+    see(app.state, "shadow", [wrong] * (4 if wrong else 41))
+    old, new = app.workspace.lock.slots[ID], SlotLock()
+    if not wrong:
+        new = old.model_copy(update={"stage": "canary", "share": CANARY_SHARE})
+    in_processes(_moved_until_killed, (app, name, module, function, after), ended=-signal.SIGKILL)
+    renamed = function == "replace" and after
+    assert Lock.load(app.workspace.lock_path).slots[ID] == (new if renamed else old)
+    if not renamed:
+        step(app, name)
+    assert app.workspace.lock.slots[ID] == new
+    assert [path.name for path in app.workspace.root.glob(".hetero.lock*")] == []
+
+
+def _round_and_round(workspace: Workspace) -> None:
+    while True:
+        for stage in ("shadow", "canary", "active"):
+            workspace.activate(ID, ONE, stage)
+        with contextlib.suppress(ConfigError):  # the other one did
+            workspace.restore(ID)
+
+
+def test_whenever_commands_are_killed_the_lock_is_whole(open_app: OpenApp) -> None:
+    app, _ = ladder(open_app, answers("b"), answers(SURE), "shadow")
+    path, context, rng = app.workspace.lock_path, multiprocessing.get_context("fork"), random.Random(5)
+    specialists, seen = app.workspace.lock.specialists, set[str]()
+    for _ in range(12):
+        processes = [context.Process(target=_round_and_round, args=(app.workspace,)) for _ in range(2)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later: a fork beside other threads
+            for process in processes:
+                process.start()
+        before = path.stat().st_ino
+        while path.stat().st_ino == before and all(process.is_alive() for process in processes):
+            pass  # until one of them has written
+        for _ in range(rng.randrange(20_000)):
+            pass
+        for process in processes:
+            process.kill()
+            process.join()
+        lock = Lock.load(path)
+        assert lock.specialists == specialists
+        seen.add(f"{lock.slots[ID].active} {lock.slots[ID].stage}")
+    assert len(seen) > 1
+    app.workspace.activate(ID, ONE)  # nobody holds its file's lock any more
+    assert [half.name for half in app.workspace.root.glob(".hetero.lock*")] == []
+
+
+def _moved_together(app: App, declared: Slot[[str], str], both: Any, number: int) -> None:
+    activate = app.workspace.activate
+
+    def at_once(*args: Any, **more: Any) -> SlotLock:
+        both.wait(30)
+        return activate(*args, **more)
+
+    app.workspace.activate = at_once
+    try:
+        told = step(app, declared).move
+    except ConfigError as error:
+        told = str(error)
+    (app.workspace.root / f"{number}.txt").write_text(told)
+
+
+def test_of_two_that_move_a_specialist_at_once_one_does_and_tells_the_other(open_app: OpenApp) -> None:
+    app, name = ladder(open_app, answers("b"), answers(SURE), "shadow")
+    see(app.state, "shadow", [False] * 41)
+    both = multiprocessing.get_context("fork").Barrier(2)
+    in_processes(_moved_together, (app, name, both, 1), (app, name, both, 2))
+    told = sorted((app.workspace.root / f"{number}.txt").read_text() for number in (1, 2))
+    assert told[1] == "forward"
+    assert "Another command has changed slot" in told[0]
+    assert f"(now {ONE}, canary); look at `hetero slots` and decide again." in told[0]
+    assert app.workspace.lock.slots[ID].stage == "canary"
 
 
 # -- aside -----------------------------------------------------------------------------------------

@@ -246,6 +246,8 @@ def version_of(specialist: SpecialistId) -> int:
 def update_lock(path: Path, change: Callable[[Lock], Lock]) -> Lock:
     """Read, change and replace the lock as one step among all processes; return what was written."""
     with exclusive(path.parent / ".hetero" / "lock.flock"):
+        for half in path.parent.glob(f".{path.name}.????????"):  # of one that was killed: nobody else writes now
+            half.unlink(missing_ok=True)
         lock = change(Lock.load(path))
         text = json.dumps(lock.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         write_atomically(path, text.encode())
