@@ -444,7 +444,7 @@ def test_doctor_says_what_is_right_and_wrong(desk: Hetero, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("isolation", "good", "said"),
-    [("bubblewrap", True, "bubblewrap"), ("none", None, "so none is run: install bubblewrap")],
+    [("bubblewrap", True, "bubblewrap"), ("none", None, "so none is run without `hetero run --unsafe`")],
 )
 def test_doctor_says_what_confines_commands(
     desk: Hetero, monkeypatch: pytest.MonkeyPatch, isolation: str, good: bool | None, said: str
@@ -453,6 +453,58 @@ def test_doctor_says_what_confines_commands(
     [check] = [entry for entry in desk("doctor", "--json").json if entry["check"] == "sandbox"]
     assert check["ok"] is good
     assert said in check["detail"]
+
+
+RUNNING = """\
+from pathlib import Path
+from pydantic import BaseModel
+from hetero_agents import Crew
+from hetero_agents.tools.python import Python
+
+class Program(BaseModel):
+    code: str
+
+class Printed(BaseModel):
+    text: str
+
+crew = Crew("runs", gives=Printed)
+
+@crew.role
+async def work(program: Program) -> Printed:
+    Path("work").mkdir(exist_ok=True)
+    return Printed(text=(await Python(Path("work")).run_python(program.code)).stdout)
+"""
+
+
+@pytest.fixture
+def unconfined(desk: Hetero, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hetero:
+    """A crew that runs programs, on a machine where nothing can confine them."""
+    (tmp_path / "clidesk.py").write_text(RUNNING)
+    monkeypatch.setattr("hetero_agents.tools.sandbox.isolation", lambda: "none")
+    return desk
+
+
+def test_a_crews_programs_run_unconfined_where_the_command_line_says_so_and_it_is_said(unconfined: Hetero) -> None:
+    done = unconfined("run", "runs", "print(6 * 7)", "--unsafe", "--json")
+    assert done.json["output"] == {"text": "42\n"}
+    assert done.err.count("hetero: ") == 1
+    assert "hetero: Nothing here can confine a command: what models wrote is run with your rights" in done.err
+
+
+def test_without_being_told_a_crews_programs_do_not_run_unconfined(unconfined: Hetero, tmp_path: Path) -> None:
+    unconfined("run", "runs", "print(6 * 7)", "--unsafe")  # which says nothing of later runs
+    done = unconfined("run", "runs", "open('x', 'w')")
+    assert done.code == 1
+    assert "or by `hetero run --unsafe`, it runs unconfined" in done.err
+    assert not (tmp_path / "work" / "x").exists()
+
+
+def test_where_commands_are_confined_unsafe_changes_nothing_and_says_so(
+    unconfined: Hetero, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hetero_agents.tools.sandbox.isolation", lambda: "landlock")
+    done = unconfined("run", "clidesk.triag", "x", "--unsafe")
+    assert "hetero: --unsafe changes nothing here: commands are confined by landlock." in done.err
 
 
 def test_doctor_without_a_workspace_says_so_and_fails(hetero: Hetero) -> None:

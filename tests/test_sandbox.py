@@ -464,6 +464,14 @@ def test_without_isolation_nothing_runs_unless_told(monkeypatch: pytest.MonkeyPa
     assert (root / "x").exists()
 
 
+def test_who_starts_a_program_may_say_it_for_all_of_it(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    monkeypatch.setattr(sandbox, "isolation", lambda: "none")
+    with sandbox.unsafe_allowed():
+        assert run(run_sandboxed(["true"], root=root)).returncode == 0
+    with pytest.raises(UserError, match="hetero run --unsafe"):
+        run(run_sandboxed(["true"], root=root))
+
+
 def test_without_isolation_the_limits_still_hold(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     monkeypatch.setattr(sandbox, "isolation", lambda: "none")
     code = "import subprocess; subprocess.Popen(['sleep', '60'], start_new_session=True); print(bytearray(2**28) and 1)"

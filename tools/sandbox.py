@@ -9,7 +9,7 @@ The best isolation of this machine is used, found once:
   by rules; no sockets at all; no signals outwards. Three things are weaker. Names, sizes and times of other files can be asked
   for, though not their contents. Permissions, owners and times of files cannot be changed, and trying says nothing. There is
   no `/dev/shm`, which `multiprocessing` needs for its locks.
-- Where there is neither, nothing is run, unless the caller says `unsafe`: then the limits alone hold.
+- Where there is neither, nothing is run, unless the caller, or who started the program, says `unsafe`: then the limits alone hold.
 
 A warden process sets the limits, watches and ends everything (`confine/warden.py`). By the kernel: processor time and file size
 of each process, memory that it asks for, processes, open files. By looking: memory in use by all together, disk, number of files;
@@ -30,8 +30,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ from hetero_agents.errors import UserError
 from .confine import bubblewrap, landlock, seccomp
 from .confine.job import End, Isolation, Job, Limits, Reason
 
-__all__ = ["Isolation", "Limits", "Ran", "Reason", "isolation", "run_sandboxed"]
+__all__ = ["Isolation", "Limits", "Ran", "Reason", "isolation", "run_sandboxed", "unsafe_allowed"]
 
 _SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store"),
@@ -60,6 +61,9 @@ _PATIENCE = 60
 """Seconds after which the warden, who keeps the time, must have been killed from outside."""
 
 _WARDEN = f"import sys; sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r}); from confine.warden import main; main()"
+
+
+_unsafe_allowed: ContextVar[bool] = ContextVar("hetero_unsafe_allowed", default=False)
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,16 @@ def isolation() -> Isolation:
     return "none"
 
 
+@contextmanager
+def unsafe_allowed() -> Generator[None]:
+    """Run every command in here as if its caller had said `unsafe`: for whoever starts a program whose code says nothing of it."""
+    token = _unsafe_allowed.set(True)
+    try:
+        yield
+    finally:
+        _unsafe_allowed.reset(token)
+
+
 async def run_sandboxed(
     command: Sequence[str], *, root: Path, limits: Limits | None = None, stdin: str = "", unsafe: bool = False
 ) -> Ran:
@@ -113,7 +127,7 @@ async def run_sandboxed(
         root: the one folder that it may write, its working folder.
         limits: what it may use.
         stdin: its standard input.
-        unsafe: run it also where no isolation is to be had.
+        unsafe: run it also where no isolation is to be had; `unsafe_allowed` says so for all commands inside.
 
     Raises:
         UserError: there is no command; the root is no folder, or holds this interpreter or this package; there is no isolation
@@ -126,10 +140,10 @@ async def run_sandboxed(
         raise UserError("There is no command to run; give a program and its arguments.")
     limits = limits or Limits()
     kind = isolation()
-    if kind == "none" and not unsafe:
+    if kind == "none" and not (unsafe or _unsafe_allowed.get()):
         raise UserError(
             "Nothing here can confine a command: install bubblewrap, or use Linux 6.12 or later with Landlock; "
-            "with unsafe=True it runs unconfined."
+            "with unsafe=True, or by `hetero run --unsafe`, it runs unconfined."
         )
     folder = _usable(root)
     private = tempfile.mkdtemp(prefix="hetero-")

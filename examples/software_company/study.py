@@ -3,7 +3,7 @@
 An answer key plays the LLM (`problems.py`), so this shows what the procedure does with given answers: whether mistakes that were
 put in are found and sent to the role that must mend them, what comes out, and who has to be asked how often. It says nothing of how
 well a model plans, codes or judges. With `--distill` it also trains a specialist for each narrow slot, from the same calls; that takes
-a while. Run again, it uses what it made.
+a while. Run again, it uses what it made. With `--unsafe` it also works where nothing can confine what models wrote.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     with common.fetch_progress() as progress:
         problems = load_problems(progress)
-    with common.step_progress() as progress:
+    unsafe = common.told_unsafe() if "--unsafe" in sys.argv[1:] else nullcontext()
+    with unsafe, common.step_progress() as progress:
         outcomes, calls = asyncio.run(_work(problems, progress))
         report = _report(outcomes, calls)
         if "--distill" in sys.argv[1:]:

@@ -80,6 +80,21 @@ def ask_passphrase() -> str:
     return getpass.getpass("Passphrase of the vault's key: ")
 
 
+@contextmanager
+def told_unsafe() -> Generator[None]:
+    """Let what is started in here run commands also where nothing can confine them, and say what that means on this machine."""
+    from ..tools.sandbox import isolation, unsafe_allowed
+
+    warning = (
+        "Nothing here can confine a command: what models wrote is run with your rights, on your files and network."
+        if (confined := isolation()) == "none"
+        else f"--unsafe changes nothing here: commands are confined by {confined}."
+    )
+    err.print(f"hetero: {warning}", style="yellow", markup=False, soft_wrap=True)
+    with unsafe_allowed():
+        yield
+
+
 def end() -> None:
     """Flush spans and stop engines, whatever happened."""
     if registry.opened is not None:

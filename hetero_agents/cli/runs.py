@@ -67,6 +67,7 @@ class _Roots(SpanProcessor):
 
 
 def run(
+    context: typer.Context,
     name: Annotated[
         str,
         typer.Argument(
@@ -89,9 +90,14 @@ def run(
             help="A crew's run that was stopped or killed: its id, or last; what it has done is not done again."
         ),
     ] = None,
+    unsafe: Annotated[
+        bool, typer.Option("--unsafe", help="Run commands also where nothing on this machine can confine them.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run something once, or once a line of a file; spans go to the vault."""
+    if unsafe:
+        context.with_resource(common.told_unsafe())
     budget = crews.budget_of(money, tokens, calls, seconds)
     if (Path(name) / "hetero.toml").is_file():
         registry.use(App.open(Path(name)))

@@ -104,7 +104,7 @@ def init(
 _SANDBOX: dict[Isolation, str] = {
     "bubblewrap": "bubblewrap",
     "landlock": "Landlock with seccomp; bubblewrap, where it is installed, also hides names of files",
-    "none": "nothing here can confine a command, so none is run: install bubblewrap, or use Linux 6.12 or later",
+    "none": "nothing here can confine a command, so none is run without `hetero run --unsafe`: install bubblewrap, or use Linux 6.12 or later",
 }
 
 
