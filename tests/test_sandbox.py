@@ -398,6 +398,27 @@ def test_who_cancels_the_call_ends_the_whole_tree(attack: Attack, root: Path) ->
     assert not held(root / "alive")
 
 
+def test_a_command_that_is_cancelled_may_clean_up_but_not_stay(attack: Attack, root: Path) -> None:
+    code = """
+        import signal, time
+        signal.signal(signal.SIGTERM, lambda *_: open("cleaned", "w"))
+        print("x", file=open("ready", "w"))
+        while True:
+            time.sleep(60)
+    """
+    os.mkfifo(root / "ready")
+
+    async def start_and_cancel() -> None:
+        running = asyncio.ensure_future(attack(code))
+        await asyncio.to_thread((root / "ready").read_text)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(start_and_cancel())
+    assert (root / "cleaned").exists()
+
+
 def test_a_program_has_no_file_open_but_its_three_streams(attack: Attack) -> None:
     """The warden's report above all: a command could write there how it ended."""
     code = """

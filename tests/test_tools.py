@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from fastmcp.client.transports import StdioTransport
 from pydantic_ai import Agent, ModelRetry
+from pydantic_ai.mcp import MCPToolset
 from pydantic_ai.messages import ModelMessage, ModelResponse, RetryPromptPart, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
@@ -236,6 +238,25 @@ def test_a_folder_becomes_a_repository_with_commits(root: Path) -> None:
 
 
 @needs_sandbox
+def test_git_that_is_cancelled_leaves_no_lock_that_would_keep_the_next_one_out(root: Path) -> None:
+    git = Git(root)
+
+    async def cancel() -> None:
+        await git.git_init()
+        (root / "large").write_bytes(os.urandom(30_000_000))  # so that it takes a while
+        running = asyncio.ensure_future(git.git_commit("Add it"))
+        while not (root / ".git" / "index.lock").exists():
+            assert not running.done()
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled()
+
+    run(cancel())
+    assert not (root / ".git" / "index.lock").exists()
+
+
+@needs_sandbox
 def test_what_git_refuses_is_told_in_its_words(root: Path) -> None:
     git = Git(root)
     with pytest.raises(ModelRetry, match="not a git repository"):
@@ -366,7 +387,6 @@ def test_a_model_is_told_what_each_tool_and_parameter_is(root: Path) -> None:
 
 
 def test_an_agent_uses_the_tools_of_an_mcp_server(root: Path) -> None:
-    transports, mcp = pytest.importorskip("fastmcp.client.transports"), pytest.importorskip("pydantic_ai.mcp")
     (root / "clock.py").write_text(
         "from mcp.server import MCPServer\n"
         "server = MCPServer('clock')\n"
@@ -375,7 +395,7 @@ def test_an_agent_uses_the_tools_of_an_mcp_server(root: Path) -> None:
         "    return (hour + hours) % 24\n"
         "server.run()\n"
     )
-    server = mcp.MCPToolset(transports.StdioTransport(sys.executable, [str(root / "clock.py")], keep_alive=False))
+    server = MCPToolset(StdioTransport(sys.executable, [str(root / "clock.py")], keep_alive=False))
     agent = Agent(calls("clock_add_hours", hour=23, hours=2), toolsets=[server.prefixed("clock")], tools=tools(root))
     assert run(agent.run("What time is it?")).output == "1"
 

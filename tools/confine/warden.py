@@ -26,6 +26,8 @@ from .kernel import PR_SET_CHILD_SUBREAPER, prctl
 _LOOK_SECONDS = 0.05
 _SHARE_OF_TIME = 10
 """A look at the disk that takes long is made more seldom, so that it takes a tenth of the time."""
+_FAREWELL_SECONDS = 0.5
+"""What a command that is cancelled has to end by itself: git removes its lock files then, which would keep the next git out."""
 _MB = 2**20
 
 
@@ -60,6 +62,9 @@ def _run(job: Job, life: int) -> End:
     os.close(errors)
     try:
         killed = watch.wait(child, life, begun + job.limits.wall_seconds)
+        if killed == "cancelled":
+            _ask_to_end(job, child)
+            watch.wait(child, None, time.monotonic() + _FAREWELL_SECONDS)
     finally:
         seconds = time.monotonic() - begun
         status = _end_all(job, child)
@@ -88,6 +93,13 @@ def _become(job: Job, errors: int, others: int) -> NoReturn:
         os.write(errors, f"{inside.NOT_CONFINED}{error}".encode())
     finally:
         os._exit(127)
+
+
+def _ask_to_end(job: Job, child: int) -> None:
+    for pid in usage.descendants(os.getpid()):
+        if pid != child or job.isolation != "bubblewrap":  # which would take all others with it at once
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
 
 def _end_all(job: Job, child: int) -> int:
@@ -157,12 +169,13 @@ class _Watch:
         self._free = {folder: usage.free(folder) for folder in self._folders}
         self._next_disk = 0.0
 
-    def wait(self, child: int, life: int, deadline: float) -> Reason | None:
+    def wait(self, child: int, life: int | None, deadline: float) -> Reason | None:
         """Wait until the command ended, and return why it has to be ended, if so."""
         ended = os.pidfd_open(child)
         poll = select.poll()
         poll.register(ended, select.POLLIN)
-        poll.register(life, select.POLLIN)
+        if life is not None:
+            poll.register(life, select.POLLIN)
         try:
             while True:
                 ready = dict(poll.poll(1000 * max(0, min(_LOOK_SECONDS, deadline - time.monotonic()))))
