@@ -317,9 +317,11 @@ async def test_a_blueprint_that_cannot_be_read_is_said(begun: Path) -> None:
 
 
 def test_a_new_project_never_takes_the_folder_of_another(tmp_path: Path) -> None:
-    names = [new_folder(tmp_path, "A todo-list, please: with `tags` and more") for _ in range(3)]
+    names = [new_folder(tmp_path, "A todo-list, please: with `tags` and more", key) for key in "abc"]
     assert names == [f"a-todo-list-please-with-tags{end}" for end in ("", "-2", "-3")]
-    assert new_folder(tmp_path, "?!") == "project"
+    (tmp_path / "project").mkdir()  # somebody's, and empty
+    assert new_folder(tmp_path, "?!", "d") == "project-2"
+    assert sorted(os.listdir(tmp_path)) == sorted([*names, "project", "project-2"])
 
 
 # -- MetaGPT's faults ------------------------------------------------------------------------------
@@ -502,6 +504,49 @@ async def test_what_is_kept_is_committed_and_what_is_the_same_is_not(tmp_path: P
     await project.keep({"a.py": "x = 1\n"}, "Write a.py")
     assert [commit.message for commit in await git.git_log()] == ["Write a.py"]
     assert [change.path for change in await git.git_status()] == ["mine.txt"]
+
+
+async def test_what_was_done_before_a_kill_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each thing that the company does to the disk is cut off once after it was done, before the run could keep that it was."""
+    cut = list[str]()
+
+    def stop(what: str) -> None:
+        if what not in cut:
+            cut.append(what)
+            raise ConnectionError(what)
+
+    def new(*arguments: Any, real: Callable[..., str] = new_folder) -> str:
+        name = real(*arguments)
+        stop("new_folder")
+        return name
+
+    async def open_project(project: Project, real: Any = Project.open) -> None:
+        await real(project)
+        stop("open")
+
+    async def keep(project: Project, files: dict[str, str], message: str, real: Any = Project.keep) -> None:
+        await real(project, files, message)
+        stop(message)
+
+    async def nothing(*_: Any) -> dict[str, str]:
+        return {}
+
+    monkeypatch.setattr("hetero_agents.roles.software.office.new_folder", new)
+    monkeypatch.setattr(Project, "open", open_project)
+    monkeypatch.setattr(Project, "keep", keep)
+    monkeypatch.setattr(Project, "failing", nothing)
+    crew, commits = company(tmp_path), ["Write tests/test_a.py", "Write a.py", "Plan: a todo list"]
+    with scripted(script("a.py")):
+        with pytest.raises(CrewError, match="new_folder"):
+            await crew.run(TODO, until=Delivery, durable="r")
+        for what in ("open", *reversed(commits)):
+            with pytest.raises(CrewError, match=what):
+                await crew.run(until=Delivery, resume="r")
+        assert (await crew.run(until=Delivery, resume="r")).output.passed
+    assert os.listdir(tmp_path) == ["a-todo-list"]
+    git = Git(tmp_path / "a-todo-list")
+    assert [commit.message for commit in await git.git_log()] == commits
+    assert await git.git_status() == []
 
 
 async def test_without_pytest_it_is_said_which_extra_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

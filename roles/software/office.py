@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from hetero_agents import Memory, UserError, workflow_outcome
+from hetero_agents import Memory, UserError, effect, workflow_outcome
 
 from .messages import (
     PRD,
@@ -41,7 +41,13 @@ class Office:
 
     async def opener(self, requirement: Requirement) -> Request:
         """Open the project that is to go on, or a new one."""
-        name = requirement.project or new_folder(self.root, requirement.text)
+        name = requirement.project
+        if name is None:
+
+            async def begin(key: str) -> str:
+                return new_folder(self.root, requirement.text, key)
+
+            name = await effect("new project", requirement.text, begin, safe=True)
         if not (self.root / name).is_dir():
             raise UserError(f"There is no project {name!r} in {self.root}; leave `project` out to begin a new one.")
         project = self._project(name)

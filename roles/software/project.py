@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib.util
 import itertools
 import json
@@ -25,6 +26,9 @@ from .messages import Blueprint, Source
 
 DOCS = "docs"
 """Folder of the blueprints, a numbered folder each."""
+
+BEGUN = ".begun"
+"""In the folder of a new project, until it is a repository: the idempotency key that it was made for."""
 
 LIMITS = Limits(wall_seconds=60, cpu_seconds=60, memory_mb=1024)
 """What a run of tests may use."""
@@ -81,6 +85,7 @@ class Project:
     async def open(self) -> None:
         """Make the folder a git repository, where it is none yet."""
         await self._git.git_init()
+        (self.root / BEGUN).unlink(missing_ok=True)
 
     async def keep(self, files: Mapping[str, str], message: str) -> None:
         """Write files and commit them; nothing is committed where nothing changes."""
@@ -148,16 +153,27 @@ def _text(ran: Ran) -> str:
     return "\n".join(part.strip() for part in (ran.stdout, ran.stderr, why) if part.strip())[-SHOWN:]
 
 
-def new_folder(root: Path, text: str) -> str:
-    """Make a folder for a new project, and return its name: the first words of the requirement, with a number where they are taken."""
+def new_folder(root: Path, text: str, key: str) -> str:
+    """Make a folder for a new project, once for each key, and return its name: the first words of the requirement, with a number where they are taken.
+
+    It appears under its name with the key in it, so whoever is stopped after that finds it again.
+    """
+    for found in root.glob(f"[!.]*/{BEGUN}"):
+        if found.read_text("utf-8") == key:
+            return found.parent.name
     words = "".join(letter if letter.isalnum() else " " for letter in text.lower()).split()
     name = "-".join(words[:6])[:60] or "project"
-    root.mkdir(parents=True, exist_ok=True)
+    made = root / f".{key}"
+    made.mkdir(parents=True, exist_ok=True)
+    (made / BEGUN).write_text(key, "utf-8")
     for number in itertools.count(2):
-        try:
-            (root / name).mkdir()
-        except FileExistsError:
-            name = f"{name.removesuffix(f'-{number - 1}')}-{number}"
-        else:
-            return name
+        if not os.path.lexists(root / name):  # rename(2) would take the place of an empty folder
+            try:
+                made.rename(root / name)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):  # another run was faster
+                    raise
+            else:
+                return name
+        name = f"{name.removesuffix(f'-{number - 1}')}-{number}"
     raise AssertionError("unreachable")
