@@ -423,6 +423,16 @@ async def test_a_run_makes_no_more_rounds_than_it_may_and_goes_on_later() -> Non
     assert (more.output.files, more.rounds) == (["a", "c", "b"], 7)
 
 
+async def test_the_run_that_another_one_goes_on_from_stays_as_it_was() -> None:
+    crew = company()
+    run = await crew.run(Requirement(text="x"), until=Delivery, max_rounds=3)
+    before = list(run.messages)
+    more, again = [await crew.run(go_on=run, until=Delivery) for _ in range(2)]
+    assert (list(run.messages), run.rounds) == (before, 3)
+    assert [message.content for message in more.messages] == [message.content for message in again.messages]
+    assert len(more.messages) > len(before)
+
+
 # --- what is found before a run ---
 
 

@@ -69,6 +69,15 @@ class Board:
         self._to: dict[type, tuple[list[str], list[type]]] = {}
         """By a message's class: roles that it calls, and joined types that it is of."""
 
+    def copy(self) -> Board:
+        """Return a board with the same on it, which goes on by itself."""
+        other = Board(self._roles)
+        other.messages += self.messages
+        other._pending.update({name: deque(waiting) for name, waiting in self._pending.items()})
+        other._awake |= self._awake
+        other._latest |= self._latest
+        return other
+
     def publish(self, message: Message[Any]) -> None:
         """Put a message up, and tell the roles that take it.
 

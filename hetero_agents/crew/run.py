@@ -108,7 +108,7 @@ class Rounds:
         self._gates = {name: asyncio.Semaphore(role.at_once) for name, role in self.roles.items() if role.at_once}
         self._names = {id(role.function): name for name, role in reversed([*self.roles.items()])}
         self._tracer = registry.app.tracing.tracer
-        board = before.board if before else Board(self.roles)
+        board = before.board.copy() if before else Board(self.roles)
         run = CrewRun[Any](self.crew, board, until, rounds=before.rounds if before else 0, id=run_id)
         run.failures = list(before.failures) if before else []
         with rooted(self._tracer, self.crew) as root:
