@@ -140,6 +140,47 @@ async def test_what_a_failed_call_spent_counts_after_a_resumption(open_runs: Ope
         assert (run.ended, run.spent.calls) == ("budget", 2 if resume else 1)
 
 
+@slot(name="durable.checked")
+async def checked(file: str) -> str:
+    """Write the file; another slot is asked about it."""
+    ...
+
+
+@checked.check
+async def ask_another(text: str) -> None:
+    await write(text)
+
+
+async def test_what_a_slot_spends_inside_another_ones_check_counts_once_after_a_resumption(open_runs: OpenRuns) -> None:
+    crew = Crew("nested", gives=Patch)
+
+    @crew.role
+    async def work(task: Task) -> Patch:
+        return Patch(file=task.file, text=await checked(task.file))
+
+    open_runs(answers("one", "two", "three"))
+    run = await crew.run(Task(file="a"), durable="r", until=Patch)
+    assert run.spent.calls == 2
+    open_runs(answers("never asked"))
+    again = await crew.run(resume="r", until=Patch)
+    assert (again.output.text, again.spent.calls, again.spent.tokens) == ("one", 2, run.spent.tokens)
+
+
+async def test_what_a_slot_spent_inside_a_check_that_failed_counts_once_too(open_runs: OpenRuns) -> None:
+    crew = Crew("nested", gives=Patch)
+
+    @crew.role
+    async def work(task: Task) -> Patch:
+        return Patch(file=task.file, text=await checked(task.file))
+
+    open_runs(answers("one", ConnectionError("down")))
+    with pytest.raises(CrewError) as error:
+        await crew.run(Task(file="a"), durable="r", until=Patch)
+    before = error.value.run.spent.calls
+    open_runs(answers("one"))
+    assert (await crew.run(resume="r", until=Patch)).spent.calls == before + 2
+
+
 async def test_a_call_that_a_role_tried_again_is_not_made_again(open_runs: OpenRuns) -> None:
     crew, broken = Crew("again", gives=Patch), [True]
 

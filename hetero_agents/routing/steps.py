@@ -30,6 +30,10 @@ steps_now: ContextVar[Steps | None] = ContextVar("hetero_steps", default=None)
 """What keeps the steps of the run in which a call is made; None where it need not resume."""
 
 
+_kept_inside: ContextVar[list[Spent]] = ContextVar("hetero_kept_inside")
+"""What steps inside the one that is being made have kept, for example of a slot that a check calls: it does not count twice."""
+
+
 async def paid_step(steps: Steps, name: str, key: Json, function: Callable[[], Awaitable[Json]]) -> Json:
     """Return a step whose model calls count for the run, also when it is resumed.
 
@@ -39,22 +43,30 @@ async def paid_step(steps: Steps, name: str, key: Json, function: Callable[[], A
         key: JSON; all that the result depends on.
         function: gives JSON.
     """
+    outside = _kept_inside.get(None)
 
     async def make() -> Json:
-        with Ledger(Budget()) as own:
-            try:
-                value = await function()
-            except Exception:
-                if own.spent.calls:  # what failed is made again, and was paid for all the same
-                    await steps.step(f"{name} failed", uuid4().hex, lambda: _paid(None, own.spent))
-                raise
-        return await _paid(value, own.spent)
+        inside: list[Spent] = []
+        token = _kept_inside.set(inside)
+
+        async def paid(value: Json) -> Json:
+            spent = own.spent
+            if outside is not None:
+                outside.append(spent)
+            return {"value": value, "spent": asdict(replace(spent - sum(inside, Spent()), seconds=0.0))}
+
+        try:
+            with Ledger(Budget()) as own:
+                try:
+                    return await paid(await function())
+                except Exception:
+                    if own.spent.calls:  # what failed is made again, and was paid for all the same
+                        await steps.step(f"{name} failed", uuid4().hex, lambda: paid(None))
+                    raise
+        finally:
+            _kept_inside.reset(token)
 
     return (await steps.step(name, key, make))["value"]
-
-
-async def _paid(value: Json, spent: Spent) -> Json:
-    return {"value": value, "spent": asdict(replace(spent, seconds=0.0))}
 
 
 async def effect(name: str, key: Json, function: Callable[[str], Awaitable[Json]], *, safe: bool = False) -> Json:
