@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 import typer.main
 
-from . import demo, distill, intake, iterate, keys, models, privacy, report, runs, specialists, workspace
+from . import demo, distill, intake, iterate, keys, models, privacy, relabel, report, runs, specialists, workspace
 
 app = typer.Typer(
     name="hetero",
@@ -22,6 +22,7 @@ for command in (
     runs.feedback,
     intake.import_,
     intake.collect,
+    relabel.relabel,
     distill.distill,
     specialists.slots,
     report.report,

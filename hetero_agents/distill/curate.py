@@ -34,6 +34,9 @@ MOST_CLASSES = 12
 MOST_REPEATS = 4
 """How often an example of a rare answer stands in a balanced training at most."""
 
+TERMS = "the model's terms"
+"""Why an answer is left out that nobody may train on."""
+
 FEWEST = 40
 """Examples below which nothing useful can be trained or measured."""
 
@@ -130,21 +133,9 @@ def curate(
     kept: dict[Sha256, Example] = {}
     given: dict[tuple[Sha256, str], list[str]] = {}
     for call in sorted(calls, key=lambda call: call.start):
-        if call.hci and not hci_allowed:
-            left_out["talks to a human"] += 1
-        elif call.contract != contract.sha256:
-            left_out["another contract"] += 1
-        elif call.outcome == "failed" and not call.corrected:
-            left_out["of a failed run"] += 1
-        elif call.specialist is not None and not call.corrected:
-            left_out["answered by a specialist"] += 1
-        elif call.by_meaning and not call.corrected:
-            left_out["answered by meaning from the cache"] += 1
-        elif not call.trainable and not call.corrected:
-            left_out["the model's terms"] += 1
-            untrainable[call.binding] += 1
-        elif not _meets(contract, call):
-            left_out["not of the contract, as it is stored"] += 1
+        if (why := why_not(call, contract, hci_allowed=hci_allowed)) is not None:
+            left_out[why] += 1
+            untrainable[call.binding] += why == TERMS
         else:
             key = sha256_of(call.input)
             if not call.corrected and not call.cached:
@@ -177,6 +168,30 @@ def curate(
     what += "".join(f", one {kind} together" for kind in ("run", "subject") if kind in keep_together)
     again = [set(answers) for answers in given.values() if len(answers) > 1]
     return Dataset(parts, what, dict(left_out), len(again), sum(len(answers) > 1 for answers in again))
+
+
+def why_not(call: SlotCall, contract: Contract, *, hci_allowed: bool) -> str | None:
+    """Return why nothing is learnt from a call; None where something is.
+
+    Args:
+        call: an answered one.
+        contract: the slot's.
+        hci_allowed: calls that talk to a human may be learnt from.
+    """
+    if call.hci and not hci_allowed:
+        return "talks to a human"
+    if call.contract != contract.sha256:
+        return "another contract"
+    if not call.corrected:
+        if call.outcome == "failed":
+            return "of a failed run"
+        if call.specialist is not None:
+            return "answered by a specialist"
+        if call.by_meaning:
+            return "answered by meaning from the cache"
+        if not call.trainable:
+            return TERMS
+    return None if _meets(contract, call) else "not of the contract, as it is stored"
 
 
 def _meets(contract: Contract, call: SlotCall) -> bool:
@@ -232,11 +247,11 @@ def _part_of(text: str, shares: Mapping[Part, float]) -> Part:
 
 
 def _too_few(contract: Contract, count: int, left_out: Counter[str], untrainable: Counter[str]) -> str:
-    if untrainable and count == 0:
-        names = ", ".join(map(repr, untrainable))
+    if untrainable.total() and count == 0:
+        names = ", ".join(repr(name) for name, times in untrainable.items() if times)
         return (
             f"The answers of {names} may not be trained on: write train_on_outputs = true at the model in hetero.toml "
-            "if its terms allow it (calls logged from then on count), or correct answers with `hetero feedback`."
+            "if its terms allow it (calls logged from then on count), have a model whose terms allow it answer them (`hetero relabel`), or correct answers with `hetero feedback`."
         )
     reasons = "; left out: " + ", ".join(f"{n} ({why})" for why, n in left_out.most_common()) if left_out else ""
     stored = (

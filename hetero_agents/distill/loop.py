@@ -219,10 +219,7 @@ def curated(app: App, slot: Slot[..., Any]) -> Dataset:
     """
     app.tracing.flush()
     contract, entry = slot.contract, app.workspace.slot_config(slot.id)
-    if slot.hci if entry.hci is None else entry.hci:
-        raise DistillError(
-            f'Slot {slot.id!r} talks to a human (hci), so it is not distilled; [slots."{slot.id}"] hci = false opts in.'
-        )
+    check_learnt(app, slot)
     calls = calls_of(app.vault, slot.id)
     if entry.imported_from:
         others = imported_calls(app.vault, contract, entry.imported_from, app.workspace.config.models)
@@ -235,6 +232,19 @@ def curated(app: App, slot: Slot[..., Any]) -> Dataset:
         shares=SHARES if entry.error_budget is None else ROUTED_SHARES if entry.router else BUDGET_SHARES,
         hci_allowed=entry.hci is False,
     )
+
+
+def check_learnt(app: App, slot: Slot[..., Any]) -> None:
+    """Check that a slot's calls may be learnt from.
+
+    Raises:
+        DistillError: it talks to a human.
+    """
+    entry = app.workspace.slot_config(slot.id)
+    if slot.hci if entry.hci is None else entry.hci:
+        raise DistillError(
+            f'Slot {slot.id!r} talks to a human (hci), so it is not distilled; [slots."{slot.id}"] hci = false opts in.'
+        )
 
 
 def _refusal(slot: str, found: Exposure, existing: SpecialistId | None) -> str:

@@ -74,8 +74,9 @@ class SlotCall:
     input: dict[str, Any]
     """The arguments as JSON values."""
     output: Any
-    """The answer as a JSON value: the correction where somebody gave one, else the model's."""
+    """The answer as a JSON value: the correction where somebody gave one, else another model's label (`hetero relabel`), else the model's."""
     corrected: bool
+    """A person gave the answer."""
     binding: str
     specialist: str | None
     trainable: bool
@@ -90,6 +91,8 @@ class SlotCall:
     """Nobody was asked: an earlier answer was given again."""
     by_meaning: bool = False
     """It was the answer to another question, which means the same."""
+    answered: bool = True
+    """There is an answer; a call without one is given where it is asked for."""
 
 
 def read_traces(vault: Vault, *, slot: str | None = None, traces: Collection[str] | None = None) -> Iterator[Trace]:
@@ -107,10 +110,17 @@ def _is_audit(attributes: Mapping[str, Any]) -> bool:
     return beside and Names.OUTPUT in attributes
 
 
-def calls_of(vault: Vault, slot: str) -> Iterator[SlotCall]:
-    """Give a slot's calls that have an answer, trace by trace; children of a killed run have outcome unknown."""
+def calls_of(vault: Vault, slot: str, *, unanswered: bool = False) -> Iterator[SlotCall]:
+    """Give a slot's calls that have an answer, trace by trace; children of a killed run have outcome unknown.
+
+    Args:
+        vault: where the spans are.
+        slot: its id.
+        unanswered: calls without an answer are given too.
+    """
     for trace in read_traces(vault, slot=slot):
-        answers = {f.span_id: f for f in trace.feedback if f.has_answer and f.span_id}
+        said = sorted(trace.feedback, key=lambda f: f.model is None)  # what a person said comes after what a model did
+        answers = {f.span_id: f for f in said if f.has_answer and f.span_id}
         audits = {span["parent_id"]: span["attributes"] for span in trace.spans if _is_audit(span["attributes"])}
         for span in trace.spans:
             attributes = span["attributes"]
@@ -120,11 +130,13 @@ def calls_of(vault: Vault, slot: str) -> Iterator[SlotCall]:
                 )
             if attributes.get(Names.SLOT) != slot or Names.INPUT not in attributes:
                 continue
-            correction = answers.get(span["span_id"])
-            if correction is None and Names.OUTPUT not in attributes:
+            answer = answers.get(span["span_id"])
+            answered = answer is not None or Names.OUTPUT in attributes
+            if not (answered or unanswered):
                 continue
+            label = answer.model if answer else None
             by = attributes
-            if correction is None and attributes.keys() & {Names.SPECIALIST, Names.CACHE}:
+            if answer is None and attributes.keys() & {Names.SPECIALIST, Names.CACHE}:
                 by = audits.get(span["span_id"], attributes)  # what the next model said of the same call
             yield SlotCall(
                 slot=slot,
@@ -132,16 +144,17 @@ def calls_of(vault: Vault, slot: str) -> Iterator[SlotCall]:
                 span_id=span["span_id"],
                 contract=attributes[Names.CONTRACT],
                 input=json.loads(attributes[Names.INPUT]),
-                output=correction.answer if correction else json.loads(by[Names.OUTPUT]),
-                corrected=correction is not None,
-                binding=by.get(Names.BINDING, ""),
-                specialist=by.get(Names.SPECIALIST),
-                trainable=by.get(Names.TRAINABLE, False),
+                output=answer.answer if answer else json.loads(by[Names.OUTPUT]) if answered else None,
+                corrected=answer is not None and label is None,
+                binding=label or by.get(Names.BINDING, ""),
+                specialist=None if label else by.get(Names.SPECIALIST),
+                trainable=label is not None or by.get(Names.TRAINABLE, False),
                 hci=attributes.get(Names.HCI, False),
                 # How the run went says nothing of an answer that it never got.
-                outcome=trace.outcome_of(span) if by is attributes else "unknown",
+                outcome=trace.outcome_of(span) if by is attributes and label is None else "unknown",
                 start=span["start"],
                 person=person_of(span),
-                cached=by.get(Names.DECISION) == "cached",
-                by_meaning=Names.CACHE in by,
+                cached=label is None and by.get(Names.DECISION) == "cached",
+                by_meaning=label is None and Names.CACHE in by,
+                answered=answered,
             )

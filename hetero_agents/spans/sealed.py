@@ -178,6 +178,8 @@ class SealedVault:
     def say(self, feedback: Feedback) -> None:
         """Seal feedback and store it."""
         structure = {"span_id": feedback.span_id, "score": feedback.score, "has_answer": feedback.has_answer}
+        if feedback.model is not None:
+            structure["model"] = feedback.model
         content = {"answer": feedback.answer}
         row = Row("feedback", feedback.trace_id, "", feedback.time, None, feedback.person, structure, content)
         self._append([row])
@@ -270,6 +272,7 @@ class SealedVault:
                         content["answer"] if content and answer else None,
                         answer,
                         entry.start,
+                        model=structure.get("model"),
                     )
                 )
         return sorted(found, key=lambda feedback: feedback.time)

@@ -24,6 +24,8 @@ class Feedback:
     """Nanoseconds since the epoch."""
     person: str | None = None
     """Whose data the answer is, as the run's spans say it."""
+    model: str | None = None
+    """Name in `[models]` of the model that gave the answer, whose terms allow training on it; None where a person did."""
 
 
 class Vault(Protocol):
