@@ -6,6 +6,7 @@ import math
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,12 @@ def said(value: Any, *logprobs: float) -> ModelResponse:
 # -- signals ---------------------------------------------------------------------------------------
 
 
-def test_the_product_is_the_sum_of_log_probabilities() -> None:
-    assert signals_of(said("a", math.log(0.5), math.log(0.5))) == {"product": pytest.approx(math.log(0.25))}
+def test_the_product_is_the_sum_of_log_probabilities_and_the_least_is_the_least_of_them() -> None:
+    assert signals_of(said("a", -1.0, -3.0, -2.0)) == {"product": -6.0, "least": -3.0}
 
 
 def test_a_probability_is_at_most_one() -> None:
-    assert signals_of(said("a", 1e-6, 0.0)) == {"product": 0.0}
+    assert signals_of(said("a", 1e-6, 0.0)) == {"product": 0.0, "least": 0.0}
 
 
 @pytest.mark.parametrize("details", [None, {}, {"logprobs": []}])
@@ -107,8 +108,43 @@ def test_a_choice_is_against_what_the_grammar_allows() -> None:
     found = signals_of(response, ['"refund"', '"delivery"'])
     assert found == {
         "product": pytest.approx(math.log(0.9 * 0.3 * 0.01)),
+        "least": pytest.approx(math.log(0.01)),
         "choice": pytest.approx(math.log(0.75)),
     }
+
+
+@pytest.mark.parametrize("rival", [0.1, 0.6], ids=["a rival", "a likelier one, which the grammar forbade"])
+def test_the_margin_is_that_of_the_least_sure_token_against_its_best_rival_alone(rival: float) -> None:
+    tokens = [token("a", a=0.9, b=0.09), token("b", b=0.3, c=rival, d=0.01)]
+    response = ModelResponse(parts=[TextPart("ab")], provider_details={"logprobs": tokens})
+    assert (signals_of(response) or {})["margin"] == pytest.approx(math.log(0.3 / (0.3 + rival)))
+
+
+def written(*pieces: tuple[str | bytes, float]) -> ModelResponse:
+    """Return an answer of these tokens with their log-probabilities."""
+    tokens = [
+        {"token": "?", "bytes": list(text.encode() if isinstance(text, str) else text), "logprob": logprob}
+        for text, logprob in pieces
+    ]
+    return ModelResponse(parts=[TextPart("")], provider_details={"logprobs": tokens})
+
+
+def test_the_weakest_field_is_the_top_level_one_whose_tokens_are_least_likely() -> None:
+    """A token that two fields touch counts for both; what stands inside a field, or after the answer, is no field."""
+    a, both, b, end = ('{"a', -1.0), ('": 1, "b', -2.0), ('": {"c": [1, "}", 2]', -4.0), ("}}", -8.0)
+    found = signals_of(written(a, both, b, end, ("<end>", -16.0)))
+    assert found == {"product": -31.0, "least": -16.0, "weakest_field": -14.0}
+
+
+def test_fields_are_found_though_tokens_divide_letters() -> None:
+    first, last = "é".encode()[:1], "é".encode()[1:]
+    found = signals_of(written(('{"a": "', -1.0), (first, -2.0), (last, -4.0), ('", ', -8.0), ('"b": 1}', -9.0)))
+    assert (found or {})["weakest_field"] == -15.0
+
+
+@pytest.mark.parametrize("answer", ['"a"', "[1, 2]", "{}", '{"a": ', "\xff"])
+def test_an_answer_without_fields_has_no_weakest_one(answer: str) -> None:
+    assert signals_of(written((answer.encode("latin-1"), -1.0))) == {"product": -1.0, "least": -1.0}
 
 
 def test_tokens_that_lead_to_the_same_answer_are_one_choice() -> None:
@@ -318,6 +354,52 @@ def test_the_calibrator_finds_the_probability() -> None:
     assert calibrator.weights["product"] == pytest.approx(3.0, abs=0.3)
     fresh = world(4000, random.Random(1))
     assert calibration_error(reliability(calibrator, fresh)) < 0.03
+
+
+def contrary(n: int, rng: random.Random) -> list[Tried]:
+    """Return answers with a signal besides that is surer where they are wrong."""
+    return [
+        replace(t, signals={**(t.signals or {}), "choice": -rng.expovariate(1.0) - (not t.wrong)})
+        for t in world(n, rng)
+    ]
+
+
+def test_a_signal_that_counts_against_answers_is_left_out_and_the_others_are_fitted_without_it() -> None:
+    calibrator = fit(contrary(2000, random.Random(0)))
+    assert calibrator is not None
+    assert calibrator.weights.keys() == {"product"}
+    assert calibration_error(reliability(calibrator, contrary(4000, random.Random(1)))) < 0.03
+
+
+def test_where_no_signal_tells_the_confidence_is_the_share_of_right_answers() -> None:
+    told = [replace(t, signals={"choice": (t.signals or {})["choice"]}) for t in contrary(2000, random.Random(0))]
+    calibrator = fit(told)
+    assert calibrator is not None
+    assert calibrator.weights == {"choice": 0.0}
+    assert sureness(calibrator, told[0]) == pytest.approx(sum(not t.wrong for t in told) / len(told))
+
+
+def doubted(n: int, rng: random.Random, tells: float) -> list[Tried]:
+    """Return answers with the least token's log-probability besides, which tells so much of which are wrong."""
+    return [
+        replace(t, signals={**(t.signals or {}), "least": -rng.expovariate(1.0) - tells * t.wrong})
+        for t in world(n, rng)
+    ]
+
+
+@pytest.mark.parametrize(("tells", "weighed"), [(3.0, {"product", "least"}), (0.0, {"product"})])
+def test_a_further_signal_is_weighed_where_the_data_say_that_it_helps(tells: float, weighed: set[str]) -> None:
+    calibrator = fit(doubted(300, random.Random(0), tells))
+    assert calibrator is not None
+    assert calibrator.weights.keys() == weighed
+
+
+def test_few_answers_do_not_tell_whether_a_further_signal_helps() -> None:
+    few = [t for t in doubted(300, random.Random(0), 3.0) if not t.wrong][:40]
+    few += [t for t in doubted(300, random.Random(1), 3.0) if t.wrong][:9]
+    calibrator = fit(few)
+    assert calibrator is not None
+    assert calibrator.weights.keys() == {"product"}
 
 
 def test_a_refused_answer_is_never_kept() -> None:

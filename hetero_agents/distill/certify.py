@@ -10,7 +10,7 @@ testing), by the binomial tail, which is Clopper and Pearson's bound (1934).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -22,6 +22,15 @@ from .intervals import wilson
 
 BINS = 10
 """Of the reliability diagram, equally full."""
+
+FURTHER = ("least", "margin", "weakest_field")
+"""Signals that a calibrator weighs only where the data say that they help."""
+
+FOLDS = 5
+"""Of cross-validation."""
+
+FEWEST_OF_EACH = 10
+"""Right answers, and wrong ones, from which cross-validation can tell something."""
 
 HOPELESS = 0.02
 """Chance to pass, by the select part, below which the certify part is not asked at all."""
@@ -55,8 +64,11 @@ class Bin:
     n: int
 
 
-def fit(tried: Sequence[Tried]) -> Calibrator | None:
-    """Return a logistic calibrator of the signals that all answers have; None where there are none.
+def fit(tried: Sequence[Tried], further: Collection[str] = FURTHER) -> Calibrator | None:
+    """Return a logistic calibrator of signals that all answers have; None where there are none.
+
+    It weighs all of them but the further ones, which say much the same as the product: each of these is taken where cross-validation over clusters
+    says that it lowers the log loss by more than a standard error. A signal that would count against answers is left out.
 
     With all right or all wrong there is no slope to fit: it is one for each unit of log-probability, about a share of right
     answers that one more answer of the other kind would give (Laplace).
@@ -64,21 +76,67 @@ def fit(tried: Sequence[Tried]) -> Calibrator | None:
     known = [t for t in tried if t.signals is not None and not t.refused]
     if not known:
         return None
-    names = sorted(set.intersection(*(set(t.signals or {}) for t in known)))
-    right = [not t.wrong for t in known]
+    import numpy as np
+
+    have = set.intersection(*(set(t.signals or {}) for t in known))
+    values = {name: np.array([scaled(name, (t.signals or {})[name]) for t in known]) for name in sorted(have)}
+    names = [name for name in values if name not in further]
     if not names:
         return None
+    right, clusters = np.array([not t.wrong for t in known]), [t.cluster for t in known]
+    if right.all() or not right.any():
+        odds = math.log(len(known) + 1) * (1 if right[0] else -1)
+        return Calibrator(
+            bias=odds - float(sum(values[name].mean() for name in names)), weights=dict.fromkeys(names, 1.0)
+        )
+    more: list[str] = [name for name in values if name in further]
+    before = _losses(values, names, right, clusters) if more else None
+    while more and before is not None:
+        after: dict[str, Any] = {name: _losses(values, [*names, name], right, clusters) for name in more}
+        best = min(more, key=lambda name: after[name].mean())
+        gain = before - after[best]
+        if not gain.mean() > gain.std() / math.sqrt(len(gain)):
+            break
+        names, before = [*names, best], after[best]
+        more.remove(best)
+    return _logistic({name: values[name] for name in names}, right)
+
+
+def _logistic(values: dict[str, Any], right: Any) -> Calibrator:
+    """Fit, and again without the signal that counts against answers most, until none does: less what it says, the others would not be right."""
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 
-    values = np.array([[scaled(name, (t.signals or {})[name]) for name in names] for t in known])
-    if len(set(right)) < 2:
-        odds = math.log(len(known) + 1) * (1 if right[0] else -1)
-        return Calibrator(bias=odds - float(values.sum(axis=1).mean()), weights=dict.fromkeys(names, 1.0))
-    scale = np.maximum(values.std(axis=0), 1e-6)
-    model: Any = cast(Any, LogisticRegression)(C=1.0, max_iter=1000).fit(values / scale, right)
-    weights = {name: max(0.0, float(w)) for name, w in zip(names, model.coef_[0] / scale, strict=True)}
-    return Calibrator(bias=float(model.intercept_[0]), weights=weights)
+    names = list(values)
+    scale = {name: max(float(values[name].std()), 1e-6) for name in names}
+    while True:
+        given = np.column_stack([values[name] / scale[name] for name in names])
+        model: Any = cast(Any, LogisticRegression)(C=1.0, max_iter=1000).fit(given, right)
+        found = dict(zip(names, map(float, model.coef_[0]), strict=True))
+        worst = min(names, key=lambda name: found[name])
+        if found[worst] >= 0:
+            return Calibrator(bias=float(model.intercept_[0]), weights={n: w / scale[n] for n, w in found.items()})
+        if len(names) == 1:
+            share = float(right.mean())
+            return Calibrator(bias=math.log(share / (1 - share)), weights={worst: 0.0})
+        names.remove(worst)
+
+
+def _losses(values: dict[str, Any], names: Sequence[str], right: Any, clusters: Sequence[str]) -> Any:
+    """Each answer's log loss by a calibrator that is fitted to other clusters; None where there is too little to tell."""
+    import numpy as np
+    from sklearn.model_selection import GroupKFold
+
+    few = min(int(right.sum()), len(right) - int(right.sum()))
+    if few < FEWEST_OF_EACH or len(set(clusters)) < FOLDS:
+        return None
+    odds = np.zeros(len(right))
+    for learn, held in GroupKFold(FOLDS).split(right, groups=clusters):
+        if right[learn].all() or not right[learn].any():  # one cluster has all of a kind
+            return None
+        fitted = _logistic({name: values[name][learn] for name in names}, right[learn])
+        odds[held] = fitted.bias + sum(weight * values[name][held] for name, weight in fitted.weights.items())
+    return np.logaddexp(0.0, np.where(right, -odds, odds))
 
 
 def sureness(calibrator: Calibrator, tried: Tried) -> float:

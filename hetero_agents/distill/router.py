@@ -14,12 +14,7 @@ from typing import Any, cast
 
 from ..bindings import Router
 from ..routing import chance
-from .certify import Tried, promise
-
-FEWEST_OF_EACH = 10
-"""Right answers, and wrong ones, from which a router can be learnt."""
-
-FOLDS = 5
+from .certify import FEWEST_OF_EACH, FOLDS, Tried, promise
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 """Inverse strengths of the regularisation, among which cross-validation chooses."""

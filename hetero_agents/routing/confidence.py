@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from pydantic_ai.messages import ModelResponse
@@ -15,7 +19,10 @@ Signals = dict[str, float]
 
 - `product`: sum of the tokens' log-probabilities, from before the grammar: what was forced on the model counts, as a sign that
   the call is none that it knows.
-- `choice`: the same of the tokens that decide between the answers that a call can have (OneOf, enums, bool), each against those
+- `least`: that of the least sure token alone.
+- `margin`: that of the same token against its best rival alone; absent where the engine gives no rivals.
+- `weakest_field`: of an answer that is an object, the sum over that of its top-level fields for which it is least, key and value.
+- `choice`: the sum of the tokens that decide between the answers that a call can have (OneOf, enums, bool), each against those
   that the grammar allowed there; absent where a call's answers are not few and known.
 - `agreement`: share of samples that gave the same answer, where there are some; the least of its fields' shares where each was voted on apart.
 - `likeness`: of an answer that the cache gives by meaning, that of the two questions, at most 1.
@@ -30,16 +37,49 @@ def signals_of(response: ModelResponse, options: Sequence[str] | None = None) ->
     """Return what an engine says of its answer; None where it gives no log-probabilities.
 
     Args:
-        response: with `logprobs`, and for `choice` their `top_logprobs`, in its `provider_details`.
+        response: with `logprobs`, and for `choice` and `margin` their `top_logprobs`, in its `provider_details`.
         options: the texts that the answer could have had, where they are few and known.
     """
     tokens: list[dict[str, Any]] = (response.provider_details or {}).get("logprobs") or []
     if not tokens or any(token["logprob"] is None for token in tokens):
         return None
-    found: Signals = {"product": sum(min(0.0, token["logprob"]) for token in tokens)}
+    each = [min(0.0, token["logprob"]) for token in tokens]
+    found: Signals = {"product": sum(each), "least": min(each)}
+    unsure = tokens[each.index(min(each))]
+    rivals = [other["logprob"] for other in unsure.get("top_logprobs") or () if other["token"] != unsure["token"]]
+    if rivals:
+        found["margin"] = math.log(logistic(max(_NEVER, min(each) - max(rivals))))
+    if fields := [sum(each[start:end]) for start, end in _fields(tokens)]:
+        found["weakest_field"] = min(fields)
     if options is not None and all(token.get("top_logprobs") for token in tokens):
         found["choice"] = _choice(tokens, options)
     return found
+
+
+def _fields(tokens: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """The tokens, from one to before another, that each top-level field of an answer touches; none of what is no JSON object."""
+    # Bytes, where the engine gives them: a letter may be divided between two tokens.
+    pieces = [bytes(token.get("bytes") or token["token"].encode()) for token in tokens]
+    ends = list(accumulate(map(len, pieces)))
+    spans: list[tuple[int, int]] = []
+    try:
+        text = b"".join(pieces).decode()
+        value, at = json.JSONDecoder().raw_decode, _after(r"\s*\{\s*", text, 0)
+        while at and text[at : at + 1] == '"':
+            _, key_end = value(text, at)
+            _, end = value(text, _after(r"\s*:\s*", text, key_end))
+            first, last = (len(text[:place].encode()) for place in (at, end - 1))
+            spans.append((bisect_right(ends, first), bisect_right(ends, last) + 1))
+            at = _after(r"\s*,?\s*", text, end)
+    except ValueError:
+        return []
+    return spans
+
+
+def _after(pattern: str, text: str, start: int) -> int:
+    """Where what matches ends; the start where nothing does."""
+    found = re.compile(pattern).match(text, start)
+    return found.end() if found else start
 
 
 def _choice(tokens: Sequence[Mapping[str, Any]], options: Sequence[str]) -> float:
