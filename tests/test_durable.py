@@ -4,6 +4,7 @@ import asyncio
 import builtins
 import contextlib
 import random
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -446,6 +447,57 @@ async def test_a_run_that_another_key_sealed_is_not_begun_anew(
     monkeypatch.setattr(app.vault, "agent_key", lambda: bytes(32))
     with pytest.raises(HeteroError, match="What run r kept was sealed with another key; resume it with the key that"):
         await company(set()).run(resume="r")
+
+
+def change(folder: Path, statement: str, *values: Any) -> None:
+    """Change the database behind the program's back."""
+    if registry.opened is not None:
+        registry.opened.close()
+    with contextlib.closing(sqlite3.connect(folder / ".hetero" / "runs.db")) as connection:
+        assert connection.execute(statement, values).rowcount > 0
+        connection.commit()
+
+
+async def test_an_answer_that_was_put_in_the_place_of_another_is_noticed(open_runs: OpenRuns, tmp_path: Path) -> None:
+    open_runs(answers("yes", "no"))
+    await company(set()).run(Task(file="a"), Task(file="b"), durable="r")
+    change(
+        tmp_path,
+        "UPDATE workflow_output SET output = (SELECT output FROM workflow_output WHERE workflow_uuid LIKE 'r/work/%' LIMIT 1)"
+        " WHERE workflow_uuid LIKE 'r/work/%'",
+    )
+    open_runs(answers("x"))
+    with pytest.raises(HeteroError, match="What run r kept was moved about in its database; start the run again"):
+        await company(set()).run(resume="r")
+
+
+async def test_a_run_in_which_nothing_was_done_for_a_week_is_deleted_when_another_begins(
+    open_runs: OpenRuns, tmp_path: Path
+) -> None:
+    open_runs(answers("one"))
+    for name in ("old", "goes on", "held"):
+        await company(set()).run(Task(file="a"), durable=name.replace(" ", "-"))
+    change(
+        tmp_path,
+        "UPDATE workflow_status SET created_at = created_at - ? WHERE NOT workflow_uuid LIKE 'goes-on/work/%'",
+        8 * 86_400_000,
+    )
+    app = open_runs(answers("one"))
+    with app.runs.held("held"):
+        await company(set()).run(Task(file="a"), durable="new")
+    assert set(await app.runs.known("durable")) == {"goes-on", "held", "new"}
+    assert {path.name for path in (tmp_path / ".hetero" / "runs").iterdir()} == {
+        "goes-on.lock",
+        "held.lock",
+        "new.lock",
+    }
+
+
+async def test_a_process_that_was_forked_keeps_no_runs(open_runs: OpenRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = open_runs(answers("one"))
+    monkeypatch.setattr(app.runs, "_pid", 1)  # as a child finds it
+    with pytest.raises(UserError, match="This process was forked from one that keeps runs; start it with spawn"):
+        await company(set()).run(Task(file="a"), durable="r")
 
 
 async def test_an_unknown_run_and_one_of_another_crew_are_said(open_runs: OpenRuns) -> None:

@@ -18,14 +18,23 @@ from typing import Any
 
 import pytest
 
-from hetero_agents import ConfigError, Slot, code_agent, slot, subject, workflow_outcome
+from hetero_agents import Budget, ConfigError, Ledger, Slot, code_agent, slot, subject, workflow_outcome
 from hetero_agents.bindings import Lock, SlotLock, SpecialistId, Workspace
 from hetero_agents.bindings.lock import Stage
 from hetero_agents.bindings.workspace import CANARY_SHARE
 from hetero_agents.contract import SlotId
 from hetero_agents.rollout import iterate as iterating
 from hetero_agents.rollout import step, verdict
-from hetero_agents.routing import Aside, Promise, Seen, State, findings, wealth_against_bad, wealth_against_good
+from hetero_agents.routing import (
+    Aside,
+    Promise,
+    Seen,
+    State,
+    findings,
+    ledger_now,
+    wealth_against_bad,
+    wealth_against_good,
+)
 from hetero_agents.slots import App, beside
 from hetero_agents.spans import Names, calls_of
 
@@ -643,6 +652,18 @@ def test_what_is_aside_waits_while_a_call_goes_on() -> None:
         assert not done.wait(0.3)
     assert done.wait(5)
     aside.close()
+
+
+def test_no_run_pays_for_what_is_aside() -> None:
+    aside, paying = Aside(), list[Ledger | None]()
+
+    async def work() -> None:
+        paying.append(ledger_now.get())
+
+    with Ledger(Budget(calls=1)):
+        aside.add(work)
+    aside.close()
+    assert paying == [None]
 
 
 def test_an_end_finishes_what_waits_and_counts_the_rest(caplog: pytest.LogCaptureFixture) -> None:

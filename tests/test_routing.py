@@ -13,11 +13,22 @@ from pydantic_ai.messages import ModelRequest, ModelResponse, RetryPromptPart, T
 from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.profiles import ModelProfile
 
-from hetero_agents import AnswerError, ConfigError, EngineError, IntegrityError, ModelRetry, ReplayMissError, slot
+from hetero_agents import (
+    AnswerError,
+    Budget,
+    BudgetError,
+    ConfigError,
+    EngineError,
+    IntegrityError,
+    Ledger,
+    ModelRetry,
+    ReplayMissError,
+    slot,
+)
 from hetero_agents.bindings import SpecialistId
 from hetero_agents.contract import Contract, SlotId
 from hetero_agents.engines import Endpoint
-from hetero_agents.routing import Answer, Link, State, ask
+from hetero_agents.routing import Answer, Link, State, Terms, ask
 from hetero_agents.routing.state import FAILURES_TO_OPEN, REST_SECONDS
 
 from .conftest import OpenApp
@@ -118,6 +129,17 @@ def test_what_the_user_wrote_wrong_is_said_and_not_escalated(state: State) -> No
 def test_what_is_wrong_with_a_specialist_never_stops_a_call(state: State) -> None:
     route = asked(state, link("a.b@1", ConfigError("no adapters")), link("big", answers("b"))).route
     assert (route.binding, route.reason) == ("big", "a.b@1: no adapters")
+
+
+def test_a_specialist_that_the_budget_does_not_allow_stops_the_call_though_a_cheaper_model_is_next(
+    state: State,
+) -> None:
+    big = answers("b")
+    dear = Link("a.b@1", opener(answers("a")), specialist="a.b@1", terms=Terms("a.b@1", max_tokens=9_000))
+    cheap = Link("big", opener(big), terms=Terms("big", max_tokens=1))
+    with Ledger(Budget(tokens=5_000)), pytest.raises(BudgetError, match="The budget of 5000 tokens"):
+        asked(state, dear, cheap)
+    assert big.asked == []
 
 
 def test_why_a_specialist_was_refused_stands_in_the_route(state: State) -> None:
