@@ -33,6 +33,7 @@ from hetero_agents.bindings import Workspace
 from hetero_agents.slots import App, registry
 
 from .bench.crew_kills import killed
+from .postgres import PROGRAMS, postgres
 from .support import Answers, FakeEngines, Hetero, answers, write_workspace
 
 pytestmark = pytest.mark.anyio
@@ -542,6 +543,14 @@ async def test_without_dbos_the_extra_is_named(open_runs: OpenRuns, monkeypatch:
 
 def test_a_run_that_is_killed_and_resumed_makes_no_finished_call_again(tmp_path: Path) -> None:
     assert killed(tmp_path / "run", random.Random(3), 2)["kills"] >= 1
+
+
+@pytest.mark.skipif(PROGRAMS is None, reason="Postgres is not installed here (Debian: apt-get install postgresql)")
+def test_a_run_that_is_killed_resumes_from_postgres_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with postgres() as url:
+        monkeypatch.setenv("HETERO_RUNS", url)
+        assert killed(tmp_path / "run", random.Random(3), 1)["kills"] == 1
+    assert not (tmp_path / "run" / ".hetero" / "runs.db").exists()
 
 
 CLI = """\

@@ -1,6 +1,8 @@
 """Runs of a crew that are killed at random moments and resumed: is a finished model call made again, is the result the same?
 
-python -m tests.bench.crew_kills [KILLS] [SEED]
+python -m tests.bench.crew_kills [KILLS] [SEED] [--postgres]
+
+Runs are kept in SQLite, or with `--postgres` in a server that is started for it; one database holds them all.
 """
 
 from __future__ import annotations
@@ -10,12 +12,11 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,13 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
+from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.exc import DBAPIError
 
 from hetero_agents import Crew, To, effect, slot
 from hetero_agents.bindings import Workspace
 from hetero_agents.slots import App, registry
+from tests.postgres import postgres
 from tests.support import NATIVE_JSON, TOML, FakeEngines, write_workspace
 
 TASKS = 6
@@ -98,7 +102,7 @@ def company(effects: Path) -> Crew:
     return crew
 
 
-def work(root: Path, run_id: str, resume: bool) -> None:
+def work(root: Path, resume: bool) -> None:
     """Run the crew in this process, or resume it; each model call is a line of `calls` as it begins."""
 
     async def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
@@ -113,9 +117,9 @@ def work(root: Path, run_id: str, resume: bool) -> None:
     registry.use(app)
     crew = company(root / "effects")
     run = asyncio.run(
-        crew.run(until=Delivery, resume=run_id)
+        crew.run(until=Delivery, resume=root.name)
         if resume
-        else crew.run(Requirement(text="r"), until=Delivery, durable=run_id)
+        else crew.run(Requirement(text="r"), until=Delivery, durable=root.name)
     )
     (root / "result").write_text(json.dumps([[m.label, m.content.model_dump()] for m in run.messages]))
     app.close()
@@ -124,13 +128,17 @@ def work(root: Path, run_id: str, resume: bool) -> None:
 
 def finished(root: Path) -> int:
     """Return how many model calls the run has kept; -1 where it has not begun."""
-    if not (root / ".hetero" / "runs.db").exists():
+    where = os.environ.get("HETERO_RUNS", f"sqlite:///{root / '.hetero' / 'runs.db'}")
+    table = "dbos.workflow_status" if where.startswith("postgres") else "workflow_status"
+    engine = create_engine(make_url(where.replace("postgresql:", "postgresql+psycopg:")))
+    try:
+        with engine.connect() as connection:
+            query = text(f"SELECT workflow_uuid, status FROM {table} WHERE workflow_uuid LIKE :of")
+            rows = [(row.workflow_uuid, row.status) for row in connection.execute(query, {"of": f"{root.name}/%"})]
+    except DBAPIError:  # nothing is there yet
         return -1
-    with closing(sqlite3.connect(root / ".hetero" / "runs.db", timeout=30)) as connection:
-        try:
-            rows = connection.execute("SELECT workflow_uuid, status FROM workflow_status").fetchall()
-        except sqlite3.OperationalError:
-            return -1
+    finally:
+        engine.dispose()
     if not any("/start#" in name and status == "SUCCESS" for name, status in rows):
         return -1
     return sum("/kills.ask/" in name and status == "SUCCESS" for name, status in rows)
@@ -150,7 +158,7 @@ def killed(root: Path, moments: random.Random, times: int) -> Counter[str]:
     context, seen = get_context("fork"), Counter[str]()
     for kill in range(times + 1):
         kept, begun = max(0, finished(root)), calls(root)
-        process = context.Process(target=work, args=(root, "r", finished(root) >= 0))
+        process = context.Process(target=work, args=(root, finished(root) >= 0))
         process.start()
         if kill < times:
             stop = begun + moments.randrange(CALLS - kept + 1)
@@ -171,10 +179,12 @@ def killed(root: Path, moments: random.Random, times: int) -> Counter[str]:
     return seen
 
 
-def main(kills: int = 50, seed: int = 1) -> None:
+def main(kills: int = 50, seed: int = 1, *, on_postgres: bool = False) -> None:
     """Kill runs and print what was seen."""
     moments, seen = random.Random(seed), Counter[str]()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        if on_postgres:
+            os.environ["HETERO_RUNS"] = stack.enter_context(postgres())
         killed(Path(folder) / "whole", moments, 0)
         whole = (Path(folder) / "whole" / "result").read_text()
         number = 0
@@ -192,4 +202,5 @@ def main(kills: int = 50, seed: int = 1) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    numbers = [int(argument) for argument in sys.argv[1:] if argument != "--postgres"]
+    main(*numbers, on_postgres="--postgres" in sys.argv)
