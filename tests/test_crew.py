@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import os
 import random
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,7 @@ from hetero_agents import (
 )
 from hetero_agents.bindings import Workspace
 from hetero_agents.crew.board import Board
-from hetero_agents.crew.human import said
+from hetero_agents.crew.human import said, terminal
 from hetero_agents.crew.message import Message
 from hetero_agents.crew.role import role_of
 from hetero_agents.slots import App, registry
@@ -666,6 +668,21 @@ async def test_an_agent_is_a_role_and_counts_against_the_budget() -> None:
     crew.agent(helper, takes=Requirement, prompt=lambda requirement: requirement.text)
     run = await crew.run(Requirement(text="milk"), until=str)
     assert (run.output, run.spent.calls) == ("got milk", 1)
+
+
+async def test_a_human_who_was_not_fast_enough_answers_the_next_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    keyboard, screen = os.openpty()
+    with os.fdopen(screen, "r") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await terminal("boss", "first")
+        os.write(keyboard, b"yes\n")
+        assert await terminal("boss", "second") == "yes"
+        os.write(keyboard, b"\x04")
+        with pytest.raises(EOFError):
+            await terminal("boss", "third")
+    os.close(keyboard)
 
 
 async def test_a_human_is_a_role_and_is_asked_again_after_a_slip() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -65,7 +64,7 @@ def _confirm() -> Confirm | None:
 
     async def ask(name: str, key: Any) -> bool:
         question = f"{name} {compact_json(key)} began before the run stopped. Has it happened? [yes/no] "
-        while (said := (await asyncio.to_thread(ask_line, question)).strip().lower()) not in ("yes", "no"):
+        while (said := (await ask_line(question)).strip().lower()) not in ("yes", "no"):
             pass
         return said == "yes"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
+import select
 import sys
 import threading
 import typing
@@ -23,12 +25,34 @@ _one_at_a_time = threading.Lock()
 """There is one terminal."""
 
 
-def ask_line(prompt: str) -> str:
-    """Show a text, with what could steer the terminal made visible, and read a line; one question at a time."""
-    with _one_at_a_time:
-        return input(
-            "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in prompt)
-        )
+async def ask_line(prompt: str) -> str:
+    """Show a text, with what could steer the terminal made visible, and read a line; one question at a time.
+
+    A question that is cancelled is over: it takes no line that is meant for the next one, and the process can end.
+
+    Raises:
+        EOFError: nothing more will be said.
+    """
+    shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in prompt)
+    over, waits = os.pipe()
+    try:
+        return await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(_read_line, shown, over)))
+    finally:
+        os.close(waits)
+
+
+def _read_line(shown: str, over: int) -> str:
+    """Read a line, unless the other end of a pipe is closed before there is one."""
+    with os.fdopen(over), _one_at_a_time:
+        if select.select([over], [], [], 0)[0]:
+            return ""
+        print(shown, end="", flush=True)
+        if over in select.select([sys.stdin, over], [], [])[0]:
+            print(flush=True)
+            return ""
+        if not (line := sys.stdin.readline()):  # a terminal gives one line at a time, so that none is left in a buffer
+            raise EOFError
+        return line.rstrip("\n")
 
 
 async def terminal(role: str, message: object, wrong: str | None = None) -> str:
@@ -42,7 +66,7 @@ async def terminal(role: str, message: object, wrong: str | None = None) -> str:
     prompt = f"{before}{type(message).__name__} for {role}:\n{shown}\n{role}> "
     if not sys.stdin.isatty():
         raise UserError(f"The role {role!r} asks a human and this is no terminal; give it another way to ask.")
-    return await asyncio.to_thread(ask_line, prompt)
+    return await ask_line(prompt)
 
 
 def said(text: str, kinds: Sequence[type]) -> Any:
