@@ -81,11 +81,11 @@ async def test_a_crew_of_classes_is_drafted_whole_and_runs_as_many_rounds_as_it_
     )
     asked: list[str] = []
 
-    def tests(prompt: str) -> str:
+    def said_of(prompt: str) -> str:
         asked.append(prompt)
         return f"tests {len(asked)}"
 
-    answers = {"write_function": "def add", "write_tests": tests, "review_tests": "none misses"}
+    answers = {"write_function": "def add", "write_tests": said_of, "review_tests": "none misses"}
     with scripted({f"company.{name}": answer for name, answer in answers.items()}):
         said = await company.start("add two numbers")
     assert [type(content).__name__ for content in said] == [

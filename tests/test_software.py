@@ -331,11 +331,11 @@ async def test_a_budget_stops_inside_a_round_and_more_goes_on(tmp_path: Path, ru
     crew, asked = company(tmp_path), list[str]()
     files = [f"f{n}.py" for n in range(6)]
 
-    def test(prompt: str) -> str:
+    def written(prompt: str) -> str:
         asked.append(prompt)
         return "def test_x(): ...\n"
 
-    with scripted(script(*files, write_test=test)):
+    with scripted(script(*files, write_test=written)):
         before = 3 + 2 * len(files)
         run = await crew.run(TODO, until=Delivery, budget=Budget(calls=before + 2))
         assert (run.ended, run.spent.calls, len(asked)) == ("budget", before + 2, 2)

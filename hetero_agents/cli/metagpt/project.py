@@ -14,20 +14,6 @@ BEGIN = "UserRequirement"
 """What a run of a team begins with."""
 
 
-@dataclass(frozen=True, order=True)
-class Gap:
-    """Something that was not translated."""
-
-    file: str
-    line: int
-    what: str
-    """One sentence."""
-
-    def __str__(self) -> str:
-        """Return it as a line."""
-        return f"{self.file}:{self.line}: {self.what}"
-
-
 @dataclass(frozen=True)
 class Place:
     """Where something stands in the project."""
@@ -38,6 +24,18 @@ class Place:
     def __str__(self) -> str:
         """Return it as compilers do."""
         return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, order=True)
+class Gap(Place):
+    """Something that was not translated."""
+
+    what: str
+    """One sentence."""
+
+    def __str__(self) -> str:
+        """Return it as a line."""
+        return f"{super().__str__()}: {self.what}"
 
 
 @dataclass(frozen=True)
