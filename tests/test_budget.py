@@ -15,7 +15,7 @@ from pydantic_ai.messages import ModelResponse, TextPart
 
 from hetero_agents import ModelRetry
 from hetero_agents.bindings import Binding, Calibrator, Certificate, SlotConfig, SlotLock, SpecialistId, Workspace
-from hetero_agents.bindings.lock import Lock, update_lock
+from hetero_agents.bindings.lock import Lock, Shown, update_lock
 from hetero_agents.contract import Contract, Sha256, SlotId
 from hetero_agents.distill.certify import (
     Tried,
@@ -238,6 +238,36 @@ def test_a_voted_answer_is_gated_by_its_agreement(tmp_path: Path) -> None:
     assert asked(tmp_path, answers("a", "b", "c"), shown, (), llm(answers("d"))).route.decision == "escalated"
 
 
+async def spoken(text: str, language: str) -> str:
+    """Name it."""
+    ...
+
+
+def sliced(**thresholds: float | None) -> Certificate:
+    """Return a certificate for each language on its own."""
+    shown = {
+        f'"{name}"': Shown(threshold=threshold, calls=50, kept=30, wrong=0, upper_bound=0.1)
+        for name, threshold in thresholds.items()
+    }
+    return certificate(by="language", slices=shown)
+
+
+@pytest.mark.parametrize(("language", "kept"), [("de", True), ("fr", False), ("it", False), ("xx", False)])
+def test_each_slice_has_its_own_threshold_and_one_that_was_never_seen_has_none(
+    tmp_path: Path, language: str, kept: bool
+) -> None:
+    contract = Contract(spoken, SLOT)
+
+    async def open_() -> Endpoint:
+        return Endpoint(answers(said("a", -1.0)).model("fake"), bare_json=True)
+
+    mine = Link("a@1", open_, specialist="a@1", certificate=sliced(de=0.5, fr=0.9, it=None))
+    state, arguments = State(tmp_path / "state.db"), {"text": "x", "language": language}
+    chain = [mine, llm(answers("b"))]
+    answer = asyncio.run(ask(chain, contract, arguments, checks=(), state=state, instrument=None))
+    assert (answer.attempt.output == "a") == kept
+
+
 # -- the binding -----------------------------------------------------------------------------------
 
 
@@ -269,6 +299,9 @@ def test_without_an_error_budget_everything_is_kept(tmp_path: Path) -> None:
         (certificate(None), BUDGET, "nothing that it answers is certified for an error budget of 0.1: there are 20"),
         (certificate(checks_sha256="1" * 64), BUDGET, "checks or comparison have changed"),
         (certificate(), BUDGET + "tolerance = 0.1\n", "checks or comparison have changed"),
+        (certificate(), BUDGET + 'error_budget_by = "text"\n', "was not shown for each value of 'text' on its own"),
+        (sliced(de=0.5), BUDGET + 'error_budget_by = "language"\n', None),
+        (sliced(de=0.5), BUDGET, None),
     ],
 )
 def test_a_specialist_answers_alone_only_what_was_shown(
@@ -318,7 +351,11 @@ def world(n: int, rng: random.Random) -> list[Tried]:
 
 
 def shown_of(
-    select: Sequence[Tried], kept_apart: Sequence[Tried] | int, test: Sequence[Tried], budget: float
+    select: Sequence[Tried],
+    kept_apart: Sequence[Tried] | int,
+    test: Sequence[Tried],
+    budget: float,
+    by: str | None = None,
 ) -> Certificate:
     return certify(
         select,
@@ -330,6 +367,7 @@ def shown_of(
         against="the truth",
         checks_sha256=NO_CHECKS,
         compare="",
+        by=by,
     )
 
 
@@ -407,6 +445,44 @@ def test_a_refused_answer_is_never_kept() -> None:
     assert keeps(shown, Tried("a", {"product": 0.0}, wrong=False, refused=False))
     assert not keeps(shown, Tried("a", {"product": 0.0}, wrong=False, refused=True))
     assert sureness(shown.calibrator, Tried("a", None, wrong=False, refused=False)) == -1
+
+
+def in_slices(tried: Sequence[Tried], name: str) -> list[Tried]:
+    return [replace(t, cluster=f"{name} {t.cluster}", slice=name) for t in tried]
+
+
+def test_an_error_budget_by_a_parameter_is_shown_for_each_of_its_values() -> None:
+    """Of one language half of the surest answers are wrong: together with the other nothing would be seen of it."""
+    rng = random.Random(0)
+
+    def calls(easy: int, hard: int) -> list[Tried]:
+        sure = [Tried(f"{n}", {"product": -rng.random()}, rng.random() < 0.5, refused=False) for n in range(hard)]
+        return in_slices(world(easy, rng), "de") + in_slices(sure, "fr")
+
+    parts = calls(300, 12), calls(800, 32), calls(1000, 40)
+    shown = shown_of(*parts, 0.10, "language")
+    assert list(shown.slices) == ["de", "fr"]
+    good, bad = shown.slices["de"], shown.slices["fr"]
+    assert (bad.threshold, bad.missing is None) == (None, False)
+    assert shown.threshold == good.threshold
+    assert good.upper_bound == shown.upper_bound == upper_bound(good.wrong, good.kept, 0.975)
+    assert upper_bound(good.wrong, good.kept, 0.95) < good.upper_bound <= 0.10
+    assert not any(keeps(shown, t) for t in parts[2] if t.slice == "fr")
+    assert any(keeps(shown, t) for t in parts[2] if t.slice == "de")
+    assert shown.share.score == sum(keeps(shown, t) for t in parts[2]) / 1040
+    never = replace(parts[2][0], signals={"product": 0.0}, slice="it")
+    assert not keeps(shown, never)
+
+
+def test_slices_that_have_too_few_calls_keep_nothing_and_say_how_many_are_missing() -> None:
+    """Fifty-nine right answers show 0.05 with confidence 0.95, but not with that of one of two slices."""
+    sure = [Tried(f"{n}", {"product": -0.1}, wrong=False, refused=False) for n in range(59)]
+    assert shown_of(sure, sure, sure, 0.05).threshold is not None
+    both = in_slices(sure, "de") + in_slices(sure, "fr")
+    shown = shown_of(both, both, both, 0.05, "language")
+    assert shown.threshold is None
+    assert "de: 59 calls in the certify part could show nothing" in (shown.missing or "")
+    assert "it takes 72 without an error" in (shown.missing or "")
 
 
 def test_what_is_certified_keeps_most_of_what_is_safe() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,18 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from hetero_agents import ConfigError, DistillError, EngineError, ModelRetry, OneOf, Slot, flush, slot, subject
+from hetero_agents import (
+    ConfigError,
+    DistillError,
+    EngineError,
+    ModelRetry,
+    OneOf,
+    Slot,
+    UnknownNameError,
+    flush,
+    slot,
+    subject,
+)
 from hetero_agents.bindings import CacheLock, Calibrator, ModelConfig, SpecialistId
 from hetero_agents.contract import Sha256, SlotId
 from hetero_agents.distill import certify_cache
@@ -437,7 +449,7 @@ def said_of(right: bool) -> Answers:
     class Saying(Answers):
         def reply(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
             self.asked.append(list(messages))
-            topic = self.seen()[-1].split()[0]
+            topic = re.findall(r"topic\d+", self.seen()[-1])[-1]
             return ModelResponse(parts=[TextPart(json.dumps(topic if right else str(len(self.asked))))])
 
     return Saying([])
@@ -453,6 +465,40 @@ def filled(open_app: OpenApp, right: bool, toml: str = CACHED) -> tuple[App, Slo
     asyncio.run(ask_all(name, 10, 60))
     app.not_embedding = False
     return app, name
+
+
+def test_what_is_certified_by_a_parameter_is_given_by_it(open_app: OpenApp) -> None:
+    @slot(name=ID)
+    async def name(text: str, language: str) -> str:
+        """Name it."""
+        ...
+
+    app = open_app({}, TOML)
+    app.engines = Meanings(app.workspace.root, models={"fake:big": said_of(right=True)})
+
+    async def ask_in_two() -> None:
+        for number in range(400):
+            text = f"topic{number % 10} {hashlib.sha256(bytes([number % 256, number // 256])).hexdigest()}"
+            await name(text, "de" if number % 4 < 2 else "fr")
+
+    asyncio.run(ask_in_two())
+    sliced = CACHED.replace("0.1\n", "0.25\n") + 'error_budget_by = "'
+    for by, error in (("text", "it has [0-9]+ of them; name a parameter with at most 12"), ("tongue", "no parameter")):
+        (app.workspace.root / "hetero.toml").write_text(sliced + by + '"\n')
+        with pytest.raises((DistillError, UnknownNameError), match=error):
+            curated(app, name)
+    (app.workspace.root / "hetero.toml").write_text(sliced + 'language"\n')
+    (made,) = asyncio.run(certify_cache(app, name, progress=silent))
+    shown = made.certificate
+    assert (shown.by, list(shown.slices)) == ("language", ['"de"', '"fr"'])
+    assert shown.threshold is not None and shown.upper_bound <= 0.25
+    slices = {'"fr"': shown.slices['"fr"'].model_copy(update={"threshold": shown.threshold})}
+    app.workspace.add_cache(cache_of(name, app, certificate=shown.model_copy(update={"slices": slices})))
+    routes = [
+        [asyncio.run(name.run(f"topic1 {when}", language)).route.decision for when in ("first", "then")]
+        for language in ("de", "fr")
+    ]
+    assert [route[1] for route in routes] == ["kept", "cached"]
 
 
 def silent(step: str, done: int, total: int) -> None:

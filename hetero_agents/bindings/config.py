@@ -96,6 +96,8 @@ class SlotConfig(_Form):
     """The largest accepted rate of wrong answers among those that a specialist gives alone; all its answers are kept where None."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """With which it must have been shown that the error budget is kept."""
+    error_budget_by: str | None = None
+    """A parameter with few values: the error budget is shown for each of them on its own, and a call with another goes down the chain."""
     p95_seconds: Annotated[float, Field(gt=0)] | None = None
     """Seconds that 95 of 100 answers may take that a specialist gives alone, under an error budget; live evidence decides."""
     cost: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -142,7 +144,7 @@ class SlotConfig(_Form):
 
     @model_validator(mode="after")
     def _belong_together(self) -> SlotConfig:
-        for name in ("router", "p95_seconds", "cost"):
+        for name in ("error_budget_by", "router", "p95_seconds", "cost"):
             if getattr(self, name) and self.error_budget is None:
                 raise ValueError(f"{name} goes with error_budget")
         if self.timeout and self.p95_seconds and self.p95_seconds >= self.timeout:

@@ -10,14 +10,14 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NewType
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..contract import Sha256, SlotId
+from ..contract import Sha256, SlotId, compact_json
 from ..errors import ConfigError
 
 SpecialistId = NewType("SpecialistId", str)
@@ -60,11 +60,29 @@ class Router(_Form):
     """Chance to be right from which the specialist is asked."""
 
 
-class Certificate(_Form):
+class Shown(_Form):
+    """What was shown of some answers."""
+
+    threshold: float | None
+    """Calibrated probability from which an answer is kept; None keeps none."""
+    calls: int
+    """Calls of the certify part, one of each cluster."""
+    kept: int
+    """Those of them at or above the threshold."""
+    wrong: int
+    """Wrong ones among the kept."""
+    upper_bound: float
+    """Clopper and Pearson's one-sided bound on the rate of wrong answers among the kept, at `confidence`; 1 where none is kept."""
+    missing: str | None = None
+    """Why nothing is kept, and how many more calls might change that; None where something is."""
+
+
+class Certificate(Shown):
     """What was shown of the answers that a specialist gives alone: at most `error_budget` of them are wrong, with `confidence`.
 
     Learn-then-Test (Angelopoulos et al. 2021) by fixed-sequence testing. It holds for calls that are exchangeable with those
-    that were certified on, each cluster of near-duplicates counted once.
+    that were certified on, each cluster of near-duplicates counted once. Where it was shown for each value of a parameter, `slices` say
+    it, which share the chance to be wrong; counts are then of all of them together, the bound is the worst, the threshold the lowest.
     """
 
     error_budget: float
@@ -76,24 +94,16 @@ class Certificate(_Form):
     by_field: bool = False
     """They are compared field by field, and the answer is made of each field's commonest value."""
     calibrator: Calibrator
-    threshold: float | None
-    """Calibrated probability from which an answer is kept; None keeps none."""
+    by: str | None = None
+    """The parameter for each of whose values it was shown on its own; None for all calls together."""
+    slices: dict[str, Shown] = {}
+    """By the parameter's value as JSON text; nothing was shown of another value."""
     router: Router | None = None
     """Which calls it is not asked for; what was shown is shown of the others alone."""
     unrouted: str | None = None
     """Why there is no router, where one was wanted."""
     asked: Score | None = None
     """Share of the test part's calls that the router lets it be asked for; None without one."""
-    calls: int
-    """Calls of the certify part, one of each cluster."""
-    kept: int
-    """Those of them at or above the threshold."""
-    wrong: int
-    """Wrong ones among the kept."""
-    upper_bound: float
-    """Clopper and Pearson's one-sided bound on the rate of wrong answers among the kept, at `confidence`; 1 where none is kept."""
-    missing: str | None = None
-    """Why nothing is kept, and how many more calls might change that; None where something is."""
     checks_sha256: Sha256
     """Of the slot's checks and its own comparison: others ask for a new calibration."""
     compare: str
@@ -106,6 +116,25 @@ class Certificate(_Form):
     """Expected calibration error on the test part, ten bins of equal size (Naeini et al. 2015)."""
     created: str
     """ISO 8601, UTC."""
+
+    def threshold_of(self, values: Mapping[str, Any]) -> float | None:
+        """Return from which calibrated probability the answer to a call is kept; None where none is.
+
+        Args:
+            values: the call's arguments, as JSON values.
+        """
+        return self.threshold if self.by is None else self.threshold_at(slice_of(values, self.by))
+
+    def threshold_at(self, slice_: str) -> float | None:
+        """Return the same for a slice."""
+        if self.by is None:
+            return self.threshold
+        return self.slices[slice_].threshold if slice_ in self.slices else None
+
+
+def slice_of(values: Mapping[str, Any], by: str | None) -> str:
+    """Return to which slice a call belongs: a parameter's value as JSON text; all to one where there is no parameter."""
+    return "" if by is None else compact_json(values.get(by))
 
 
 class Specialist(_Form):

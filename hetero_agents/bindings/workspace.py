@@ -300,6 +300,8 @@ def uncertified(certificate: Certificate | None, entry: SlotConfig, checks: Sha2
         return f"it was never shown to keep an error budget of {budget:g} with confidence {confidence:g}"
     if certificate.checks_sha256 != checks or certificate.compare != entry.measure:
         return "the slot's checks or comparison have changed since its error budget was certified"
+    if entry.error_budget_by not in (None, certificate.by):
+        return f"its error budget was not shown for each value of {entry.error_budget_by!r} on its own"
     if certificate.threshold is None:
         return f"nothing that it answers is certified for an error budget of {budget:g}: {certificate.missing}"
     return None

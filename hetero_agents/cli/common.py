@@ -161,6 +161,14 @@ def certificate_text(certificate: Certificate) -> str:
     head = f"Error budget {c.error_budget:g}, with confidence {c.confidence:g}, against {c.against}: "
     if c.threshold is None:
         return f"{head}nothing is kept, every call goes down the chain: {c.missing}.{router_text(c)}"
+    if c.by:
+        parts = [
+            f"{name}: nothing, {shown.missing}"
+            if shown.threshold is None
+            else f"{name}: {shown.kept} of {shown.calls} kept, {shown.wrong} of them wrong, so at most {shown.upper_bound:.3f} are"
+            for name, shown in c.slices.items()
+        ]
+        head += f"shown for each value of {c.by} on its own, all of them together with that confidence ({'; '.join(parts)}). Together "
     asked = (
         f", asked {c.samples} times a call and voted {'field by field' if c.by_field else 'as wholes'}"
         if c.samples > 1

@@ -10,12 +10,13 @@ testing), by the binomial tail, which is Clopper and Pearson's bound (1934).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
 from ..bindings import Calibrator, Certificate
+from ..bindings.lock import Shown
 from ..contract import Sha256
 from ..routing import Signals, calibrated, scaled
 from .intervals import wilson
@@ -52,6 +53,8 @@ class Tried:
     wrong: bool
     refused: bool
     """By the contract or a check: it escalates, however sure."""
+    slice: str = ""
+    """For which part of the calls the error budget is shown on its own; one for all of them where it is not."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,8 @@ def sureness(calibrator: Calibrator, tried: Tried) -> float:
 
 def keeps(certificate: Certificate, tried: Tried) -> bool:
     """Return whether a specialist gives an answer alone."""
-    return certificate.threshold is not None and sureness(certificate.calibrator, tried) >= certificate.threshold
+    threshold = certificate.threshold_at(tried.slice)
+    return threshold is not None and sureness(certificate.calibrator, tried) >= threshold
 
 
 def upper_bound(wrong: int, n: int, confidence: float) -> float:
@@ -255,11 +259,36 @@ def promise(select: Sequence[Tried], calls: int, error_budget: float, confidence
     calibrator = fit(select)
     if calibrator is None:
         return 0.0
-    scored = scores_of(calibrator, select)
-    planned = plan(scored, calls, error_budget, confidence)
-    if not planned.thresholds:
-        return 0.0
-    return planned.chance * sum(score >= planned.thresholds[0] for score, _ in scored) / len(scored)
+    kept = 0.0
+    for part in _slices(select, calls, confidence):
+        scored = scores_of(calibrator, part.select)
+        planned = plan(scored, part.calls, error_budget, part.confidence)
+        if planned.thresholds:
+            kept += planned.chance * sum(score >= planned.thresholds[0] for score, _ in scored)
+    return kept / len(select)
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """Calls of which something is shown on their own."""
+
+    name: str
+    select: list[Tried]
+    calls: int
+    """Of the certify part, about."""
+    confidence: float
+    """Of each, so that all hold together with the whole (the union bound)."""
+
+
+def _slices(select: Sequence[Tried], calls: int, confidence: float) -> list[_Slice]:
+    """The slices that the select part has, so that the certify part has no say in how many there are."""
+    parts: dict[str, list[Tried]] = {}
+    for t in select:
+        parts.setdefault(t.slice, []).append(t)
+    if len(parts) == 1:
+        return [_Slice(name, part, calls, confidence) for name, part in parts.items()]
+    each = 1 - (1 - confidence) / len(parts)
+    return [_Slice(name, part, round(calls * len(part) / len(select)), each) for name, part in sorted(parts.items())]
 
 
 def certify(
@@ -273,6 +302,7 @@ def certify(
     against: str,
     checks_sha256: Sha256,
     compare: str,
+    by: str | None = None,
     each_call: bool = False,
     proved_on: str = "the certify part",
 ) -> Certificate:
@@ -288,59 +318,94 @@ def certify(
         against: what "wrong" means.
         checks_sha256: of the slot's checks.
         compare: what `hetero.toml` says of the comparison.
+        by: the parameter by whose values the answers are sliced.
         each_call: it must be shown of all calls too, not only of one of each cluster: where large clusters are answered more often than others.
         proved_on: what `kept_apart` is, in words.
     """
     calibrator = fit(select)
-    asked = not isinstance(kept_apart, int)
-    calls = [] if isinstance(kept_apart, int) else list({t.cluster: t for t in reversed(kept_apart)}.values())
-    available = kept_apart if isinstance(kept_apart, int) else len(calls)
-    threshold, kept, wrong, missing, counted = None, 0, 0, None, len(calls)
+    available = kept_apart if isinstance(kept_apart, int) else len({(t.slice, t.cluster) for t in kept_apart})
+    slices: dict[str, Shown] = {}
     if calibrator is None:
-        missing, calibrator = "the engine does not say how sure it is", Calibrator(bias=0.0, weights={})
+        calibrator = Calibrator(bias=0.0, weights={})
+        missing = "the engine does not say how sure it is"
+        slices[""] = Shown(threshold=None, calls=available, kept=0, wrong=0, upper_bound=1.0, missing=missing)
     else:
-        scored = scores_of(calibrator, calls)
-        planned = plan(scores_of(calibrator, select), available, error_budget, confidence)
-        ways = [scored] if isinstance(kept_apart, int) or not each_call else [scored, scores_of(calibrator, kept_apart)]
-        for tried in planned.thresholds if asked else []:
-            shown, found = True, (0, 0, 0)
-            for way in ways:
-                some = [wrong for score, wrong in way if score >= tried]
-                found = len(way), len(some), sum(some)
-                shown = upper_bound(sum(some), len(some), confidence) <= error_budget
-                if not shown:
-                    break
-            if shown or threshold is None:
-                counted, kept, wrong = found
-            if not shown:
-                break
-            threshold = tried
-        if threshold is None:
-            seen = f"{wrong} of the {kept} surest of {counted} answers were wrong"
-            if not kept:
-                seen = f"{available} calls in {proved_on} could show nothing"
-                seen += "" if asked else ", so they were not asked"
-            more = needed(scores_of(calibrator, select), available, error_budget, confidence)
-            missing = f"{seen}; {_needed(more, error_budget, confidence, proved_on)}"
-    alone = [t for t in test if threshold is not None and sureness(calibrator, t) >= threshold]
-    return Certificate(
+        for part in _slices(select, available, confidence):
+            apart = None if isinstance(kept_apart, int) else [t for t in kept_apart if t.slice == part.name]
+            slices[part.name] = _shown(calibrator, part, apart, error_budget, each_call, proved_on)
+    certificate = Certificate(
+        **_together(slices).model_dump(),
         error_budget=error_budget,
         confidence=confidence,
         against=against,
         samples=samples,
         calibrator=calibrator,
-        threshold=threshold,
-        calls=counted,
-        kept=kept,
-        wrong=wrong,
-        upper_bound=upper_bound(wrong, kept, confidence),
-        missing=missing,
+        by=by,
+        slices={} if by is None else slices,
         checks_sha256=checks_sha256,
         compare=compare,
-        share=wilson(len(alone), len(test)),
-        risk=wilson(sum(t.wrong for t in alone), len(alone)) if alone else None,
+        share=wilson(0, len(test)),
+        risk=None,
         calibration_error=calibration_error(reliability(calibrator, test)),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    alone = [t for t in test if keeps(certificate, t)]
+    risk = wilson(sum(t.wrong for t in alone), len(alone)) if alone else None
+    return certificate.model_copy(update={"share": wilson(len(alone), len(test)), "risk": risk})
+
+
+def _shown(
+    calibrator: Calibrator,
+    part: _Slice,
+    apart: Sequence[Tried] | None,
+    error_budget: float,
+    each_call: bool,
+    proved_on: str,
+) -> Shown:
+    """What the certify part's answers show of one slice, or their absence where they were not asked."""
+    calls = scores_of(calibrator, list({t.cluster: t for t in reversed(apart or [])}.values()))
+    available = part.calls if apart is None else len(calls)
+    select = scores_of(calibrator, part.select)
+    planned = plan(select, available, error_budget, part.confidence)
+    ways = [calls, scores_of(calibrator, apart)] if apart is not None and each_call else [calls]
+    threshold, missing, (counted, kept, wrong) = None, None, (len(calls), 0, 0)
+    for tried in planned.thresholds if apart is not None else []:
+        shown, found = True, (0, 0, 0)
+        for way in ways:
+            some = [wrong for score, wrong in way if score >= tried]
+            found = len(way), len(some), sum(some)
+            shown = upper_bound(sum(some), len(some), part.confidence) <= error_budget
+            if not shown:
+                break
+        if shown or threshold is None:
+            counted, kept, wrong = found
+        if not shown:
+            break
+        threshold = tried
+    if threshold is None:
+        seen = f"{wrong} of the {kept} surest of {counted} answers were wrong"
+        if not kept:
+            seen = f"{available} calls in {proved_on} could show nothing"
+            seen += ", so they were not asked" if apart is None else ""
+        more = needed(select, available, error_budget, part.confidence)
+        missing = f"{seen}; {_needed(more, error_budget, part.confidence, proved_on)}"
+    bound = upper_bound(wrong, kept, part.confidence)
+    return Shown(threshold=threshold, calls=counted, kept=kept, wrong=wrong, upper_bound=bound, missing=missing)
+
+
+def _together(slices: Mapping[str, Shown]) -> Shown:
+    """What was shown of all slices that keep something; why nothing, where none does."""
+    if len(slices) == 1:
+        return next(iter(slices.values()))
+    some = [shown for shown in slices.values() if shown.threshold is not None]
+    missing = "; ".join(f"{name}: {shown.missing}" for name, shown in slices.items())
+    return Shown(
+        threshold=min((shown.threshold for shown in some if shown.threshold is not None), default=None),
+        calls=sum(shown.calls for shown in slices.values()),
+        kept=sum(shown.kept for shown in some),
+        wrong=sum(shown.wrong for shown in some),
+        upper_bound=max((shown.upper_bound for shown in some), default=1.0),
+        missing=None if some else missing,
     )
 
 
@@ -349,7 +414,9 @@ def hopeless(select: Sequence[Tried], calls: int, error_budget: float, confidenc
     calibrator = fit(select)
     if calibrator is None:
         return True
-    return plan(scores_of(calibrator, select), calls, error_budget, confidence).chance < HOPELESS
+    parts = _slices(select, calls, confidence)
+    plans = (plan(scores_of(calibrator, part.select), part.calls, error_budget, part.confidence) for part in parts)
+    return all(planned.chance < HOPELESS for planned in plans)
 
 
 def _needed(calls: int | None, error_budget: float, confidence: float, proved_on: str) -> str:

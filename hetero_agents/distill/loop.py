@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bindings import CacheLock, Certificate, Score, Specialist, SpecialistId
-from ..bindings.lock import exclusive
-from ..errors import ConfigError, DistillError, MissingExtraError
+from ..bindings.lock import exclusive, slice_of
+from ..contract import Contract
+from ..errors import ConfigError, DistillError, MissingExtraError, UnknownNameError
 from ..slots import App, Slot
 from ..spans import calls_of
 from .canaries import CHANCE, Exposure
 from .certify import Bin
-from .curate import BUDGET_SHARES, ROUTED_SHARES, SHARES, Dataset, curate, split_text
+from .curate import BUDGET_SHARES, MOST_CLASSES, ROUTED_SHARES, SHARES, Dataset, curate, split_text
 from .evaluate import Prediction, grounded, in_order
 from .imported import imported_calls
 from .intervals import Paired, paired
@@ -215,7 +216,7 @@ def curated(app: App, slot: Slot[..., Any]) -> Dataset:
     """Return what a slot's calls in the vault give to learn from now (step S2).
 
     Raises:
-        DistillError: the slot talks to a human; too few examples, or one answer to all of them.
+        DistillError: the slot talks to a human; too few examples, or one answer to all of them; or too many values of `error_budget_by`.
     """
     app.tracing.flush()
     contract, entry = slot.contract, app.workspace.slot_config(slot.id)
@@ -224,7 +225,7 @@ def curated(app: App, slot: Slot[..., Any]) -> Dataset:
     if entry.imported_from:
         others = imported_calls(app.vault, contract, entry.imported_from, app.workspace.config.models)
         calls = chain(calls, others)
-    return curate(
+    dataset = curate(
         calls,
         contract,
         split_by=entry.split_by,
@@ -232,6 +233,20 @@ def curated(app: App, slot: Slot[..., Any]) -> Dataset:
         shares=SHARES if entry.error_budget is None else ROUTED_SHARES if entry.router else BUDGET_SHARES,
         hci_allowed=entry.hci is False,
     )
+    if (by := entry.error_budget_by) is not None:
+        _check_slices(contract, by, {slice_of(e.input, by) for part in dataset.parts.values() for e in part})
+    return dataset
+
+
+def _check_slices(contract: Contract, by: str, values: Collection[str]) -> None:
+    """Refuse a parameter by which no error budget can be shown."""
+    sent = [name for name, parameter in contract.parameters.items() if parameter.kind == "value"]
+    if by not in sent:
+        raise UnknownNameError("parameter", by, sent, hint="error_budget_by names a parameter of the slot that is sent")
+    if len(values) > MOST_CLASSES:
+        raise DistillError(
+            f"The error budget of slot {contract.slot!r} cannot be shown for each value of {by!r}: it has {len(values)} of them; name a parameter with at most {MOST_CLASSES}."
+        )
 
 
 def check_learnt(app: App, slot: Slot[..., Any]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bindings import CacheLock, Specialist, SpecialistId
+from ..bindings.lock import slice_of
 from ..contract import Contract, Sha256, compact_json
 from ..engines import EMBEDDER
 from ..errors import DistillError
@@ -91,7 +92,7 @@ async def trial(app: App, slot: Slot[..., Any], dataset: Dataset, compare: Compa
         DistillError: no parameter of the slot is free text.
         EngineError: there are no embeddings.
     """
-    contract = slot.contract
+    contract, by = slot.contract, app.workspace.slot_config(slot.id).error_budget_by
     if not contract.free_texts:
         raise DistillError(
             f'Slot {slot.id!r} has no parameter that is free text, so nothing of it can mean the same; cache = "exact" fits it.'
@@ -117,13 +118,14 @@ async def trial(app: App, slot: Slot[..., Any], dataset: Dataset, compare: Compa
         here, owners = remembered.get(call.scope, (Nearest(0), []))
         nearest = here.nearest([vectors[text] for text in call.question.texts])
         if nearest is None:
-            found[proves][example.key] = Tried(example.cluster or example.key, None, wrong=False, refused=True)
+            name, slice_ = example.cluster or example.key, slice_of(example.input, by)
+            found[proves][example.key] = Tried(name, None, wrong=False, refused=True, slice=slice_)
         else:
             given = _prediction(contract, example, owners[nearest[1] - 1].output, nearest[0])
             answered[proves].append((example, given))
     for proves, pairs in answered.items():
         examples, given = [e for e, _ in pairs], [p for _, p in pairs]
-        for example, tried in zip(examples, await tried_of(slot, compare, examples, given), strict=True):
+        for example, tried in zip(examples, await tried_of(slot, compare, examples, given, by), strict=True):
             found[proves][example.key] = tried
     return Trial(found[False], found[True])
 
@@ -161,6 +163,7 @@ def cache_lock(
         against=against,
         checks_sha256=slot.checks_sha256,
         compare=entry.measure,
+        by=entry.error_budget_by,
         each_call=True,
         proved_on="the tried half of the test part",
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_ai.exceptions import ModelRetry
 
 from ..bindings import Certificate, ModelConfig, Specialist, SpecialistId
+from ..bindings.lock import slice_of
 from ..engines import EMBEDDER
 from ..errors import DistillError
 from ..routing import CheckBroke, hold, lets, look
@@ -65,7 +66,11 @@ class Rehearsal:
 
 
 async def tried_of(
-    slot: Slot[..., Any], compare: Comparator, examples: Sequence[Example], predictions: Sequence[Prediction]
+    slot: Slot[..., Any],
+    compare: Comparator,
+    examples: Sequence[Example],
+    predictions: Sequence[Prediction],
+    by: str | None = None,
 ) -> list[Tried]:
     """Return what became of a specialist's answers: right or wrong, refused by contract or checks or not.
 
@@ -74,12 +79,19 @@ async def tried_of(
         compare: when an answer is wrong.
         examples: the calls.
         predictions: the answers, in the same order.
+        by: the parameter for each of whose values the error budget is shown on its own.
 
     Raises:
         DistillError: a check failed itself.
     """
     return [
-        Tried(e.cluster or e.key, p.signals, (p.value or 0.0) < 1.0, not p.valid or not await _holds(slot, p))
+        Tried(
+            e.cluster or e.key,
+            p.signals,
+            (p.value or 0.0) < 1.0,
+            not p.valid or not await _holds(slot, p),
+            slice_of(e.input, by),
+        )
         for e, p in zip(examples, await compare.values(predictions), strict=True)
     ]
 
@@ -112,6 +124,7 @@ async def remembered(
         EngineError, MissingExtraError: it has a router, and no embeddings can be had.
     """
     answers = read_predictions(folder / "predictions.jsonl")
+    by = app.workspace.slot_config(slot.id).error_budget_by
     router = specialist.certificate.router if specialist.certificate else None
     phase = phase_of(specialist.certificate.samples if specialist.certificate else 1)
     found: dict[Part, list[Tried]] = {}
@@ -121,7 +134,7 @@ async def remembered(
         if examples and len(given) == len(examples):
             if specialist.certificate and specialist.certificate.by_field:
                 given = [voted_by_field(slot.contract, prediction) for prediction in given]
-            found[part] = await tried_of(slot, compare, examples, given)
+            found[part] = await tried_of(slot, compare, examples, given, by)
             if router:
                 found[part] = routed(router, found[part], await look_at(app, slot, [e.input for e in examples]))
     return found
@@ -154,11 +167,11 @@ async def certified(
     """
     entry = ask.app.workspace.slot_config(ask.slot.id)
     assert entry.error_budget is not None
-    parts = dataset.parts
+    parts, by = dataset.parts, entry.error_budget_by
 
     async def tried(part: Part, samples: int, by_field: bool) -> list[Tried]:
         given = await ask.answers(parts[part], samples, by_field=by_field)
-        return await tried_of(ask.slot, compare, parts[part], given)
+        return await tried_of(ask.slot, compare, parts[part], given, by)
 
     on_select, most = {(1, False): await tried("select", 1, False)}, entry.samples
     if most < WITHOUT_LOGPROBS and all(t.signals is None for t in on_select[1, False] if not t.refused):
@@ -200,6 +213,7 @@ async def certified(
         against=f"{against}; right: {compare.name}",
         checks_sha256=ask.slot.checks_sha256,
         compare=entry.measure,
+        by=by,
     ).model_copy(update={"by_field": by_field, "router": router, "unrouted": unrouted, "asked": asked})
     return certificate, reliability(certificate.calibrator, tested)
 

@@ -202,6 +202,7 @@ async def _measured(app: App, slot: Slot[..., Any], name: SpecialistId, entry: S
             against="",
             checks_sha256=slot.checks_sha256,
             compare=config.measure,
+            by=config.error_budget_by,
         )
         missing = shown.missing
         if unasked and entry.certificate and budget > entry.certificate.error_budget:

@@ -225,8 +225,9 @@ async def alone(
     made = replace(made, confidence=sure)
     if sure is None:
         return made, "its engine does not say how sure it is"
-    if certificate.threshold is None or not sure >= certificate.threshold:
-        return made, f"sure by {sure:.3f}, which is not the {certificate.threshold or 1:.3f} that its error budget asks"
+    threshold = certificate.threshold_of(contract.dump(arguments) if certificate.by else {})
+    if threshold is None or not sure >= threshold:
+        return made, f"sure by {sure:.3f}, which is not the {threshold or 1:.3f} that its error budget asks"
     try:
         await hold(checks, made.output, arguments)
     except ModelRetry as error:

@@ -115,7 +115,8 @@ class ByMeaning:
             return None
         likeness, kept = found
         sure = calibrated(shown.calibrator, {"likeness": likeness})
-        if sure is None or shown.threshold is None or sure < shown.threshold:
+        threshold = shown.threshold_of(slot.contract.dump(self.arguments) if shown.by else {})
+        if sure is None or threshold is None or sure < threshold:
             return None
         answer = await recall(kept, slot.contract, self.arguments, checks=slot.checks)
         if answer is None:
