@@ -12,6 +12,7 @@ from hetero_agents.contract import compact_json, sha256_of
 from hetero_agents.distill import Distilled, paired_difference, wilson
 from hetero_agents.distill.base import chat_of, load_tokenizer, prompt_tokens, safetensors_folder
 from hetero_agents.distill.certify import Tried, keeps
+from hetero_agents.distill.classifier import EMBEDDING_CLASSIFIER
 from hetero_agents.distill.curate import Example
 from hetero_agents.distill.evaluate import Prediction, plain_code
 from hetero_agents.engines.catalog import find_weights
@@ -88,6 +89,7 @@ def slot_report(
         "base_grammar": marks("base_grammar"),
         "base_five_shot": marks("base_five_shot"),
         "plain_code": plain[best] if best else None,
+        EMBEDDING_CLASSIFIER: marks(EMBEDDING_CLASSIFIER) or None,
     }
     return {
         "n": len(specialist),
@@ -96,6 +98,7 @@ def slot_report(
         "base_five_shot": share(rivals["base_five_shot"]),
         "plain_code": share(plain[best]) if best else None,
         "plain_code_name": best,
+        EMBEDDING_CLASSIFIER: share(rivals[EMBEDDING_CLASSIFIER]) if rivals[EMBEDDING_CLASSIFIER] else None,
         "plain_code_all": {model: share(right) for model, right in plain.items()},
         "specialist": share(specialist),
         "valid": share([line["valid"] for line in lines if line["phase"] == "specialist"]),

@@ -162,7 +162,7 @@ class Specialist(_Form):
     train_seconds: float
     teacher: str
     scores: dict[str, Score]
-    """On the test part: `specialist`, `teacher`, `base_grammar`, `base_five_shot`, plain code's, and the slot's occupant's."""
+    """On the test part: `specialist`, `teacher`, `base_grammar`, `base_five_shot`, plain code's, a classifier's on embeddings, and the slot's occupant's."""
     compared_by: str = "exact"
     """When an answer counts as right."""
     judge_agreement: Score | None = None

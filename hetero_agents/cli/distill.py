@@ -150,6 +150,7 @@ def say(app: App, made: Distilled, left_out: Mapping[str, int], refused: Mapping
         left_out: calls that were not used, by reason.
         refused: why models were no candidates, by name.
     """
+    from ..distill.classifier import EMBEDDING_CLASSIFIER
     from ..distill.evaluate import PLAIN_CODE
 
     parts = ", ".join(f"{len(examples)} {part}" for part, examples in made.dataset.parts.items())
@@ -165,6 +166,10 @@ def say(app: App, made: Distilled, left_out: Mapping[str, int], refused: Mapping
     common.out.print(_scores_table(made))
     if rivals := [name for name in PLAIN_CODE if name in made.differences and made.differences[name].low <= 0]:
         _line(f"Not shown to be better than plain code ({', '.join(rivals)}): what code can answer needs no model.")
+    if EMBEDDING_CLASSIFIER in made.differences and made.differences[EMBEDDING_CLASSIFIER].low <= 0:
+        _line(
+            "Not shown to be better than a classifier on embeddings of the input, which trains in seconds and writes no text: see whether that is enough."
+        )
     if weak := [f"{s.kind} {s.name}: {common.score_text(s.score)}" for s in made.slices if s.weak]:
         _line(f"Weak corners: {'; '.join(weak)}")
     if made.grounded.n:

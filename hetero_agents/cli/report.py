@@ -82,7 +82,7 @@ def _say(each: SlotReport, own: float | None) -> None:
     if lacking := [movable for movable in each.movable if movable.missing]:
         most = next((movable for movable in lacking if movable.error_budget == own), lacking[-1])
         _line(f"  {most.error_budget:g}: {most.missing}")
-    _line(f"  plain code: {_plain(each)}")
+    _line(f"  without a language model: {_plain(each)}")
     _line(f"  a call of the teacher: {_spent(each)}")
     for cache in each.caches:
         _line(f"  {common.cache_text(cache)}")

@@ -29,7 +29,7 @@ from .intervals import mean_score, wilson
 FIVE = 5
 
 PLAIN_CODE = ("word_overlap", "most_frequent")
-"""Contestants that are no model (`plain_code`)."""
+"""Contestants without any model (`plain_code`)."""
 
 TIMED = 30
 """Calls of the specialist that are made one at a time, for the time that a call takes; the rest goes several at once."""
@@ -40,7 +40,7 @@ class Prediction:
     """One answer of one contestant to one held-out example."""
 
     phase: str
-    """`teacher`, `base_grammar`, `base_five_shot`, `specialist`, `word_overlap`, `most_frequent`."""
+    """`teacher`, `base_grammar`, `base_five_shot`, `specialist`, `word_overlap`, `most_frequent`, `embedding_classifier`."""
     key: Sha256
     input: dict[str, Any]
     output: Any

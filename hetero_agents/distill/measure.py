@@ -16,6 +16,7 @@ from ..contract import Contract
 from ..engines import SERVER_SLOTS, Endpoint
 from ..errors import HeteroError
 from ..slots import App, Slot
+from .classifier import EMBEDDING_CLASSIFIER, classified
 from .curate import Dataset, Example
 from .evaluate import (
     FIVE,
@@ -43,7 +44,7 @@ async def contest(
     folder: Path,
     progress: Progress,
 ) -> AsyncIterator[Prediction]:
-    """Give the answers of teacher, plain code, specialist, base and the slot's occupant to the test part.
+    """Give the answers of teacher, plain code, a classifier on embeddings, specialist, base and the slot's occupant to the test part.
 
     Args:
         app: the workspace.
@@ -70,6 +71,8 @@ async def contest(
             None,
         )
     for prediction in plain_code(contract, dataset.parts["train"], test):
+        yield prediction
+    for prediction in await _classified(app, contract, dataset, folder):
         yield prediction
     # The base may write answers as long as the specialist's: beyond that both are wrong anyway.
     plain = await app.engines.endpoint(config, slot.id)
@@ -131,6 +134,27 @@ async def answers_of(
                     file.write(prediction_line(prediction))
                     file.flush()
                     yield prediction
+
+
+async def _classified(app: App, contract: Contract, dataset: Dataset, folder: Path) -> list[Prediction]:
+    """The answers of a classifier on embeddings, made once; none where no embeddings can be had, and one sentence says so."""
+    test = dataset.parts["test"]
+    done = read_predictions(folder / "predictions.jsonl")
+    kept = [
+        replace(done[EMBEDDING_CLASSIFIER, e.key], target=e.output)
+        for e in test
+        if (EMBEDDING_CLASSIFIER, e.key) in done
+    ]
+    if len(kept) == len(test):
+        return kept
+    try:
+        made = await classified(app.engines.embed, contract, dataset.parts["train"], test)
+    except HeteroError as error:
+        _log.warning("No classifier on embeddings is measured beside the specialist of %s: %s", contract.slot, error)
+        return []
+    with append_lines(folder / "predictions.jsonl") as file:
+        file.writelines(map(prediction_line, made))
+    return made
 
 
 async def _occupant(app: App, slot: Slot[..., Any], specialist_id: SpecialistId) -> tuple[str, Endpoint] | None:

@@ -32,6 +32,7 @@ DIFFERENCES = {
     "base_grammar": "base model, same grammar",
     "base_five_shot": "base model, five examples",
     "plain_code": "plain code",
+    "embedding_classifier": words.CLASSIFIER,
 }
 
 RUNS = {

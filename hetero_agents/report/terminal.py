@@ -12,6 +12,7 @@ from rich.text import Text
 
 from .words import (
     ANSWER_KEY_SENTENCE,
+    CLASSIFIER,
     budget_lines,
     by_answer_key,
     change,
@@ -78,6 +79,7 @@ def _table(report: Mapping[str, Any]) -> Table:
 def _lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines: list[tuple[str, str]] = []
     others = {"base_grammar": "base, same grammar", "base_five_shot": "base, five examples", "plain_code": "plain code"}
+    others["embedding_classifier"] = CLASSIFIER
     for slot, entry in report["slots"].items():
         valid = f"{percent(entry['valid']['score'])} ({interval(entry['valid'])}) of the specialist's answers met the contract"
         told = [line for line in (goal_verdict(entry), valid) if line]
@@ -87,7 +89,9 @@ def _lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         for name, label in others.items():
             if paired := entry["differences"].get(name):
                 found = f"{points(paired)} points ({points_interval(paired)}), {verdict(paired)}"
-                lines.append(("", f"minus {label}: {found}"))
+                # It has no column: only slots whose answers are few and known have one.
+                own = f" ({percent(entry[name]['score'])})" if label == CLASSIFIER else ""
+                lines.append(("", f"minus {label}{own}: {found}"))
     workflow, tokens, seconds, calls = (report[key] for key in ("workflow", "tokens", "seconds_per_call", "calls"))
     runs = {
         "before": f"before, on the {llm_label(report)}",

@@ -14,6 +14,7 @@ from typing import Any
 from ..bindings import Calibrator, Score, Specialist, SpecialistId
 from ..contract import SlotId
 from ..distill.certify import Bin, Tried, calibration_error, certify, fit, reliability, scores_of
+from ..distill.classifier import EMBEDDING_CLASSIFIER
 from ..distill.evaluate import PLAIN_CODE
 from ..distill.lineage import dataset_of
 from ..distill.loop import comparator_of
@@ -68,7 +69,7 @@ class SlotReport:
     constant: int
     """Calls that have the most frequent answer."""
     plain_code: dict[str, Score]
-    """Held-out calls that plain code answers right, as a share, by what it is."""
+    """Held-out calls that plain code, or a classifier on embeddings, answers right, as a share, by what it is."""
     spent: Spent
     """A call of the teacher."""
     specialist: SpecialistId | None
@@ -128,7 +129,11 @@ async def slot_report(app: App, slot: Slot[..., Any]) -> SlotReport:
         kept=sum(Names.SPECIALIST in call["attributes"] for call in calls),
         repeated=len(calls) - len(inputs),
         constant=max(outputs.values(), default=0),
-        plain_code={key: score for key, score in (entry.scores if entry else {}).items() if key in PLAIN_CODE},
+        plain_code={
+            key: score
+            for key, score in (entry.scores if entry else {}).items()
+            if key in (*PLAIN_CODE, EMBEDDING_CLASSIFIER)
+        },
         spent=_spent(chats),
         specialist=name,
         base=entry.base if entry else None,
