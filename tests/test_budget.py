@@ -83,11 +83,17 @@ def said(value: Any, *logprobs: float) -> ModelResponse:
 
 
 def test_the_product_is_the_sum_of_log_probabilities_and_the_least_is_the_least_of_them() -> None:
-    assert signals_of(said("a", -1.0, -3.0, -2.0)) == {"product": -6.0, "least": -3.0}
+    assert signals_of(said("a", -1.0, -3.0, -2.0)) == {"product": -6.0, "text": -6.0, "least": -3.0}
 
 
 def test_a_probability_is_at_most_one() -> None:
-    assert signals_of(said("a", 1e-6, 0.0)) == {"product": 0.0, "least": 0.0}
+    assert signals_of(said("a", 1e-6, 0.0)) == {"product": 0.0, "text": 0.0, "least": 0.0}
+
+
+def test_a_token_that_writes_nothing_is_of_the_product_alone() -> None:
+    """Where a grammar ends answers with another token than the model does, it says nothing of the answer."""
+    found = signals_of(written(('"a"', -1.0), ("", -24.0)))
+    assert found == {"product": -25.0, "text": -1.0, "least": -1.0}
 
 
 @pytest.mark.parametrize("details", [None, {}, {"logprobs": []}])
@@ -108,6 +114,7 @@ def test_a_choice_is_against_what_the_grammar_allows() -> None:
     found = signals_of(response, ['"refund"', '"delivery"'])
     assert found == {
         "product": pytest.approx(math.log(0.9 * 0.3 * 0.01)),
+        "text": pytest.approx(math.log(0.9 * 0.3 * 0.01)),
         "least": pytest.approx(math.log(0.01)),
         "choice": pytest.approx(math.log(0.75)),
     }
@@ -123,7 +130,7 @@ def test_the_margin_is_that_of_the_least_sure_token_against_its_best_rival_alone
 def written(*pieces: tuple[str | bytes, float]) -> ModelResponse:
     """Return an answer of these tokens with their log-probabilities."""
     tokens = [
-        {"token": "?", "bytes": list(text.encode() if isinstance(text, str) else text), "logprob": logprob}
+        {"token": text and "?", "bytes": list(text.encode() if isinstance(text, str) else text), "logprob": logprob}
         for text, logprob in pieces
     ]
     return ModelResponse(parts=[TextPart("")], provider_details={"logprobs": tokens})
@@ -133,7 +140,7 @@ def test_the_weakest_field_is_the_top_level_one_whose_tokens_are_least_likely() 
     """A token that two fields touch counts for both; what stands inside a field, or after the answer, is no field."""
     a, both, b, end = ('{"a', -1.0), ('": 1, "b', -2.0), ('": {"c": [1, "}", 2]', -4.0), ("}}", -8.0)
     found = signals_of(written(a, both, b, end, ("<end>", -16.0)))
-    assert found == {"product": -31.0, "least": -16.0, "weakest_field": -14.0}
+    assert found == {"product": -31.0, "text": -31.0, "least": -16.0, "weakest_field": -14.0}
 
 
 def test_fields_are_found_though_tokens_divide_letters() -> None:
@@ -144,7 +151,7 @@ def test_fields_are_found_though_tokens_divide_letters() -> None:
 
 @pytest.mark.parametrize("answer", ['"a"', "[1, 2]", "{}", '{"a": ', "\xff"])
 def test_an_answer_without_fields_has_no_weakest_one(answer: str) -> None:
-    assert signals_of(written((answer.encode("latin-1"), -1.0))) == {"product": -1.0, "least": -1.0}
+    assert signals_of(written((answer.encode("latin-1"), -1.0))) == {"product": -1.0, "text": -1.0, "least": -1.0}
 
 
 def test_tokens_that_lead_to_the_same_answer_are_one_choice() -> None:
@@ -392,6 +399,14 @@ def test_the_calibrator_finds_the_probability() -> None:
     assert calibrator.weights["product"] == pytest.approx(3.0, abs=0.3)
     fresh = world(4000, random.Random(1))
     assert calibration_error(reliability(calibrator, fresh)) < 0.03
+
+
+def test_the_probability_of_the_text_is_weighed_in_place_of_that_of_all_tokens() -> None:
+    """A certificate that weighs the product stays what it was."""
+    calibrator = fit([replace(t, signals={**(t.signals or {}), "text": -1.0}) for t in world(100, random.Random(0))])
+    assert calibrator is not None
+    assert calibrator.weights.keys() == {"text"}
+    assert calibrated(certificate().calibrator, {"product": 1 - math.e, "text": 0.0}) == 0.5
 
 
 def contrary(n: int, rng: random.Random) -> list[Tried]:

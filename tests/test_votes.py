@@ -119,7 +119,12 @@ def test_a_field_that_most_samples_leave_out_is_left_out() -> None:
 def test_the_other_signals_are_those_of_the_answer_that_shares_most_fields() -> None:
     pairs = [(3, 5, -1.0), (1, 6, -2.0), (1, 5, -3.0)]
     given = answers(*(said({"first": a, "last": b}, product) for a, b, product in pairs))
-    assert voted(given, 3, STAY, by_field=True).signals == {"product": -3.0, "least": -3.0, "agreement": 2 / 3}
+    assert voted(given, 3, STAY, by_field=True).signals == {
+        "product": -3.0,
+        "text": -3.0,
+        "least": -3.0,
+        "agreement": 2 / 3,
+    }
 
 
 def test_answers_without_fields_are_voted_as_wholes() -> None:

@@ -70,7 +70,7 @@ class Bin:
 def fit(tried: Sequence[Tried], further: Collection[str] = FURTHER) -> Calibrator | None:
     """Return a logistic calibrator of signals that all answers have; None where there are none.
 
-    It weighs all of them but the further ones, which say much the same as the product: each of these is taken where cross-validation over clusters
+    It weighs all of them but the further ones, which say much the same as the text's: each of these is taken where cross-validation over clusters
     says that it lowers the log loss by more than a standard error. A signal that would count against answers is left out.
 
     With all right or all wrong there is no slope to fit: it is one for each unit of log-probability, about a share of right
@@ -82,6 +82,8 @@ def fit(tried: Sequence[Tried], further: Collection[str] = FURTHER) -> Calibrato
     import numpy as np
 
     have = set.intersection(*(set(t.signals or {}) for t in known))
+    if "text" in have:  # it says the same as the product, and better
+        have.discard("product")
     values = {name: np.array([scaled(name, (t.signals or {})[name]) for t in known]) for name in sorted(have)}
     names = [name for name in values if name not in further]
     if not names:

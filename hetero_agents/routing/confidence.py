@@ -19,10 +19,12 @@ Signals = dict[str, float]
 
 - `product`: sum of the tokens' log-probabilities, from before the grammar: what was forced on the model counts, as a sign that
   the call is none that it knows.
-- `least`: that of the least sure token alone.
+- `text`: the same without tokens that write nothing. A grammar that ends an answer with another token than the model would makes the
+  product some twenty lower, by chance more or less.
+- `least`: the log-probability of the least sure token that writes something.
 - `margin`: that of the same token against its best rival alone; absent where the engine gives no rivals.
 - `weakest_field`: of an answer that is an object, the sum over that of its top-level fields for which it is least, key and value.
-- `choice`: the sum of the tokens that decide between the answers that a call can have (OneOf, enums, bool), each against those
+- `choice`: the sum over the tokens that decide between the answers that a call can have (OneOf, enums, bool), each against those
   that the grammar allowed there; absent where a call's answers are not few and known.
 - `agreement`: share of samples that gave the same answer, where there are some; the least of its fields' shares where each was voted on apart.
 - `likeness`: of an answer that the cache gives by meaning, that of the two questions, at most 1.
@@ -43,8 +45,12 @@ def signals_of(response: ModelResponse, options: Sequence[str] | None = None) ->
     tokens: list[dict[str, Any]] = (response.provider_details or {}).get("logprobs") or []
     if not tokens or any(token["logprob"] is None for token in tokens):
         return None
+    found: Signals = {"product": sum(min(0.0, token["logprob"]) for token in tokens)}
+    tokens = [token for token in tokens if token["token"] or token.get("bytes")]
     each = [min(0.0, token["logprob"]) for token in tokens]
-    found: Signals = {"product": sum(each), "least": min(each)}
+    if not tokens:
+        return found
+    found |= {"text": sum(each), "least": min(each)}
     unsure = tokens[each.index(min(each))]
     rivals = [other["logprob"] for other in unsure.get("top_logprobs") or () if other["token"] != unsure["token"]]
     if rivals:
@@ -102,8 +108,8 @@ def _choice(tokens: Sequence[Mapping[str, Any]], options: Sequence[str]) -> floa
 
 
 def product_of(signals: Signals | None) -> float | None:
-    """Return the product of an answer's token probabilities, 0 to 1, not calibrated; None where it is not known."""
-    return math.exp(signals["product"]) if signals and "product" in signals else None
+    """Return the product of the probabilities of an answer's tokens that write something, 0 to 1, not calibrated; None where it is not known."""
+    return math.exp(signals["text"]) if signals and "text" in signals else None
 
 
 def scaled(name: str, signal: float) -> float:

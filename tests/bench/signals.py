@@ -80,8 +80,9 @@ def measured(slot: str, answers: Sequence[Tried], size: int, draws: int) -> tupl
     from sklearn.metrics import log_loss, roc_auc_score
 
     have = set[str].intersection(*(set(t.signals or {}) for t in answers))
-    first, more = sorted(have.difference(FURTHER)), sorted(have.intersection(FURTHER))
-    sets = {"+".join(names): names for names in (first, *([*first, name] for name in more), [*first, *more])}
+    first, more = sorted(have.difference(FURTHER, {"product"})), sorted(have.intersection(FURTHER))
+    ends_too = sorted(have.difference(FURTHER, {"text"}))
+    sets = {"+".join(names): names for names in (first, ends_too, *([*first, name] for name in more), [*first, *more])}
     scores: dict[str, list[tuple[float, float]]] = {name: [] for name in (*sets, "chosen")}
     taken: Counter[str] = Counter()
     rng = random.Random(0)
