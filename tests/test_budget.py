@@ -149,8 +149,12 @@ def test_fields_are_found_though_tokens_divide_letters() -> None:
     assert (found or {})["weakest_field"] == -15.0
 
 
-@pytest.mark.parametrize("answer", ['"a"', "[1, 2]", "{}", '{"a": ', "\xff"])
-def test_an_answer_without_fields_has_no_weakest_one(answer: str) -> None:
+def test_an_empty_object_is_its_own_weakest_field() -> None:
+    assert (signals_of(written(("{", -1.0), ("}", -2.0))) or {})["weakest_field"] == -3.0
+
+
+@pytest.mark.parametrize("answer", ['"a"', "[1, 2]", '{"a": ', "\xff"])
+def test_what_is_no_object_has_no_weakest_field(answer: str) -> None:
     assert signals_of(written((answer.encode("latin-1"), -1.0))) == {"product": -1.0, "text": -1.0, "least": -1.0}
 
 

@@ -63,7 +63,7 @@ def signals_of(response: ModelResponse, options: Sequence[str] | None = None) ->
 
 
 def _fields(tokens: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
-    """The tokens, from one to before another, that each top-level field of an answer touches; none of what is no JSON object."""
+    """The tokens, from one to before another, that each top-level field of an answer touches, of an empty one all; none of what is no JSON object."""
     # Bytes, where the engine gives them: a letter may be divided between two tokens.
     pieces = [bytes(token.get("bytes") or token["token"].encode()) for token in tokens]
     ends = list(accumulate(map(len, pieces)))
@@ -71,6 +71,8 @@ def _fields(tokens: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
     try:
         text = b"".join(pieces).decode()
         value, at = json.JSONDecoder().raw_decode, _after(r"\s*\{\s*", text, 0)
+        if at and text[at : at + 1] == "}":
+            return [(0, len(tokens))]
         while at and text[at : at + 1] == '"':
             _, key_end = value(text, at)
             _, end = value(text, _after(r"\s*:\s*", text, key_end))
