@@ -1,12 +1,13 @@
 """Is the error budget's guarantee true? Certificates on many draws from a population whose risk is known.
 
-The population of a slot is what its specialist answered to all held-out calls of `make demo`, made larger by a score model
-fitted to them: signals are drawn from the recorded ones with some noise, and an answer is right with the probability that a logistic
-function of the signals gives: a world in which the calibrator is of the right form, without clusters or refusals. A draw has 500 calls; a violation is a certificate although the population's risk, at the certified
+A population is a whole pool of recorded answers as they are, refused ones among them: of each slot whose predictions lie in the folders (`make demo`, the studies of
+`narrow_tasks` and `loan_clerk`, `tests.bench.curve --record`), and of all of them together. `--made` takes each slot's pool made larger by a score model
+fitted to it instead: signals are drawn from the recorded ones with some noise, and an answer is right with the probability that a logistic
+function of the signals gives: a world in which the calibrator is of the right form, without clusters or refusals. A draw has 500 calls, with replacement; a violation is a certificate although the population's risk, at the certified
 threshold, is above the budget. Beside it, on the same draws: the threshold that keeps most with at most the budget of errors on the draw, without a
 guarantee, and random deferral.
 
-    python -m tests.bench.guarantee [--draws 200]
+    python -m tests.bench.guarantee [--draws 200] [--made] [--phases specialist] [--folders FOLDER ...]
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from hetero_agents.distill.certify import Tried, certify, fit, scores_of, surene
 from hetero_agents.distill.evaluate import read_predictions, same
 
 DEMO = Path(".hetero") / "demo" / ".hetero" / "distill"
+FOLDERS = (DEMO, Path(".hetero/narrow_tasks"), Path(".hetero/loan_clerk"), Path(".bench/curve"))
 BUDGETS = (0.01, 0.02, 0.05, 0.10)
 POPULATION = 5000
 DRAW = 500
@@ -48,11 +50,22 @@ class Row:
     random_kept: float
 
 
-def recorded(slot: str) -> list[Tried]:
-    """Return what the demo's specialist of a slot answered to held-out calls, right by equality."""
-    files = sorted((DEMO / slot).glob("*/predictions.jsonl"), key=lambda file: file.stat().st_mtime)
-    answers = [p for (phase, _), p in read_predictions(files[-1]).items() if phase == "specialist"]
-    return [Tried(p.key, p.signals, not (p.valid and same(p.output, p.target)), not p.valid) for p in answers]
+def recorded(folders: Sequence[Path], phases: Sequence[str]) -> dict[str, list[Tried]]:
+    """Return what was answered to held-out calls, right by equality, by slot and phase; of several trainings the last one's."""
+    files = sorted(
+        (file for folder in folders for file in folder.rglob("predictions.jsonl")),
+        key=lambda file: file.stat().st_mtime,
+    )
+    found: dict[str, list[Tried]] = {}
+    for file in files:
+        slot = next(folder.name for folder in file.parents if "." in folder.name[1:])
+        for phase in phases:
+            answers = [p for (of, _), p in read_predictions(file).items() if of == phase]
+            if answers:
+                found[f"{slot} {phase}"] = [
+                    Tried(p.key, p.signals, not (p.valid and same(p.output, p.target)), not p.valid) for p in answers
+                ]
+    return found
 
 
 def population(seen: Sequence[Tried], rng: random.Random) -> list[Tried]:
@@ -120,13 +133,19 @@ def main() -> None:
     """Print a table, and write `.bench/guarantee.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=200)
-    draws = parser.parse_args().draws
+    parser.add_argument("--made", action="store_true", help="populations made larger by a score model")
+    parser.add_argument("--phases", nargs="+", default=["specialist"], help="whose answers: specialist, base_grammar")
+    parser.add_argument("--folders", nargs="+", type=Path, default=FOLDERS)
+    asked = parser.parse_args()
+    draws: int = asked.draws
     rows: list[Row] = []
+    pools = recorded(asked.folders, asked.phases)
+    if len(pools) > 1 and not asked.made:
+        pools["all of them"] = [t for pool in pools.values() for t in pool]
     print("slot           budget  certified  violations (95 %)          kept   tuned: violations  kept   random: kept")
-    for slot in ("desk.choose", "desk.fill"):
+    for slot, seen in pools.items():
         rng = random.Random(slot)
-        seen = recorded(slot)
-        people = population(seen, rng)
+        people = population(seen, rng) if asked.made else seen
         wrong = sum(t.wrong for t in people) / len(people)
         print(f"{slot}: {len(seen)} recorded answers, population {len(people)}, {wrong:.3f} of it wrong")
         for budget in BUDGETS:
