@@ -2,7 +2,8 @@
 
 Names, addresses, numbers and keys go in as arguments, answers, tool arguments and results, exceptions and spans of
 another library. Then they are looked for on the disk (plain, base64, UTF-16), in what reached an OTLP collector with
-content off, in what was logged and printed, and in what a curator reads, where a share of each kind may remain.
+content off, in what was logged and printed, in what a curator reads, where a share of each kind may remain, and in the
+inputs and answers that `curate` takes from there to train on.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from hetero_agents import Slot, Slots, slot
 from hetero_agents.bindings import Workspace
 from hetero_agents.distill import wilson
+from hetero_agents.distill.curate import why_not
 from hetero_agents.slots import App, registry
 from hetero_agents.spans import calls_of
 from tests.support import TOML, Answers, FakeEngines, collecting, write_workspace
@@ -46,6 +48,9 @@ SENTENCES = {
     "SECRET": "The api key is {}.",
     "US_SSN": "My social security number is {}.",
 }
+
+
+PATHS = ("input", "answer", "arguments", "results", "exception", "another library's span")
 
 
 def secrets_of(count: int) -> list[tuple[str, str]]:
@@ -100,11 +105,16 @@ def main() -> None:
             seconds = time.perf_counter() - began
         spans = list(app.vault.read())
         view = json.dumps(spans, ensure_ascii=False)
-        kept = sum(1 for _ in calls_of(app.vault, "planted.told"))
+        told = registry.slot("planted.told").contract
+        found = list(calls_of(app.vault, told.slot))
+        learnt = [[call.input, call.output] for call in found if why_not(call, told, hci_allowed=False) is None]
+        taught = json.dumps(learnt, ensure_ascii=False)
         app.close()
         disk = b"".join(path.read_bytes() for path in root.rglob("*") if path.is_file())
     text = printed.getvalue() + logged.getvalue()
     kinds, left = Counter(kind for kind, _ in secrets), Counter[str]()
+    in_calls = Counter(kind for number, (kind, _) in enumerate(secrets) if _path(number) in ("input", "answer"))
+    to_train = Counter[str]()
     on_disk = on_otlp = in_text = 0
     for kind, secret in secrets:
         forms = (secret.encode(), base64.b64encode(secret.encode()).rstrip(b"="), secret.encode("utf-16-le"))
@@ -112,6 +122,7 @@ def main() -> None:
         on_otlp += any(form in collected.bytes for form in forms)
         in_text += secret in text
         left[kind] += secret in view
+        to_train[kind] += secret in taught
     recall = {kind: wilson(n - left[kind], n).model_dump() for kind, n in kinds.items()}
     result: dict[str, Any] = {
         "secrets": len(secrets),
@@ -120,11 +131,18 @@ def main() -> None:
         "otlp_spans": len(collected.names),
         "printed_or_logged": in_text,
         "recall_in_the_curators_view": recall,
-        "calls_kept": wilson(kept, calls).model_dump(),
+        "reaches_the_training_data": {kind: wilson(to_train[kind], n).model_dump() for kind, n in in_calls.items()},
+        "calls_kept": wilson(len(found), calls).model_dump(),
+        "calls_to_train_on": wilson(len(learnt), calls).model_dump(),
         "spans": len(spans),
         "spans_a_second": round(len(spans) / seconds, 1),
     }
     print(json.dumps(result), file=sys.stdout)
+
+
+def _path(number: int) -> str:
+    """On which path a secret is planted: each kind goes on all of them."""
+    return PATHS[number // len(SENTENCES) % len(PATHS)]
 
 
 async def _plant(app: App, secrets: list[tuple[str, str]]) -> int:
@@ -140,19 +158,19 @@ async def _plant(app: App, secrets: list[tuple[str, str]]) -> int:
     calls = 0
     for number, (kind, secret) in enumerate(secrets):
         sentence = SENTENCES[kind].format(secret)
-        match number % 6:
-            case 0:
+        match _path(number):
+            case "input":
                 said.append("thanks")
                 await told(sentence)
                 calls += 1
-            case 1:
+            case "answer":
                 said.append(sentence)
                 await told("who is it?")
                 calls += 1
-            case 2 | 3:
+            case "arguments" | "results" as asked:
                 said.append(json.dumps({"note": sentence}))
-                await agent.run("arguments" if number % 6 == 2 else "results")
-            case 4:
+                await agent.run(asked)
+            case "exception":
                 with contextlib.suppress(ValueError), app.tracing.tracer.start_as_current_span("failing"):
                     raise ValueError(sentence)
             case _:
