@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from hetero_agents.distill.certify import FURTHER, Tried, fit, sureness
-from tests.bench.guarantee import recorded
+from tests.bench.guarantee import DEMO, recorded
 
 SIZES = (44, 118, 200)
 """Answers that a calibrator is fitted to: the demo's select part, that with a router, and more than it has."""
@@ -48,8 +48,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=100)
     draws = parser.parse_args().draws
     rows: list[Row] = []
-    for slot in ("desk.choose", "desk.fill"):
-        answers = [t for t in recorded(slot) if t.signals and not t.refused]
+    for slot, seen in recorded([DEMO], ["specialist"]).items():
+        answers = [t for t in seen if t.signals and not t.refused]
         right = sum(not t.wrong for t in answers) / len(answers)
         print(f"{slot}: {len(answers)} recorded answers, {right:.3f} of them right; alone, AUC: {alone(answers)}")
         for size in SIZES:
