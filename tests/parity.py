@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,9 @@ from typing import Any
 from hetero_agents import Slot
 from hetero_agents.distill.base import load_base
 from hetero_agents.engines import Endpoint
-from hetero_agents.engines.adapter import adapter_to_gguf
-from hetero_agents.engines.catalog import Weights, fetch_weights
+from hetero_agents.engines.catalog import Weights
 from hetero_agents.engines.local import LocalModel, LocalServers, local_model
+from hetero_agents.engines.served import rewrite
 from hetero_agents.routing import BadAnswer, attempt
 
 IN_FLIGHT = 8
@@ -70,7 +69,7 @@ def measure(
         adapters: how many specialists there are in all; more than the server has slots.
         others: calls of the base and of each other adapter.
     """
-    rivals = [_noisy(adapter, folder / f"rival{i}", i, weights) for i in range(1, adapters)]
+    rivals = [_noisy(adapter, folder / f"rival{i}", i) for i in range(1, adapters)]
     everyone: list[Path | None] = [None, adapter / "adapter.gguf", *rivals]
     jobs = [(1, i) for i in range(len(calls))]
     # Each of the others gets calls of its own, so that many prompts meet many adapters.
@@ -172,18 +171,17 @@ def transformers_answers(
     return answers
 
 
-def _noisy(adapter: Path, folder: Path, seed: int, weights: Weights) -> Path:
+def _noisy(adapter: Path, folder: Path, seed: int) -> Path:
     """Another adapter: the same shapes, other weights, so that other answers come out."""
-    import torch
-    from safetensors.torch import load_file, save_file
+    import gguf
+    import numpy as np
 
     folder.mkdir(parents=True, exist_ok=True)
-    dice = torch.Generator().manual_seed(seed)
-    tensors = {
-        name: torch.randn(t.shape, generator=dice) * t.std() * NOISE
-        for name, t in load_file(adapter / "adapter_model.safetensors").items()
+    dice = np.random.default_rng(seed)
+    reader = gguf.GGUFReader(adapter / "adapter.gguf")
+    noise = {
+        tensor.name: (dice.standard_normal(tensor.data.shape) * tensor.data.std() * NOISE).astype(np.float32)
+        for tensor in reader.tensors
     }
-    save_file(tensors, folder / "adapter_model.safetensors")
-    shutil.copyfile(adapter / "adapter_config.json", folder / "adapter_config.json")
-    adapter_to_gguf(folder, fetch_weights(weights), folder / "adapter.gguf")
+    rewrite(reader, folder / "adapter.gguf", lambda tensor: gguf.GGMLQuantizationType(tensor.tensor_type), noise)
     return folder / "adapter.gguf"

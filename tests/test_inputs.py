@@ -201,6 +201,10 @@ def without_embeddings(app: App) -> None:
 
 def test_a_report_says_whether_inputs_have_changed(open_app: OpenApp) -> None:
     app, name = workspace(open_app, 100, 80)
-    assert (asyncio.run(slot_report(app, name)).inputs or "").startswith("they have become others since the training")
+    steps: list[tuple[str, int, int]] = []
+    found = asyncio.run(slot_report(app, name, lambda step, done, total: steps.append((step, done, total))))
+    assert (found.inputs or "").startswith("they have become others since the training")
+    assert [step for step, _, _ in steps] == ["embed"] * len(steps)
+    assert steps[-1][1] == steps[-1][2] > 0, "it says how far it is, to the end"
     without_embeddings(app)
     assert asyncio.run(slot_report(app, name)).inputs == "not compared: there is no embedder"

@@ -255,11 +255,11 @@ def test_weights_that_are_not_those_evaluated_are_never_served(loop: Loop) -> No
 def test_the_same_adapter_answers_alike_in_transformers_alone_and_under_mixed_traffic(
     loop: Loop, tmp_path: Path
 ) -> None:
-    calls = [choose.contract.bind((i.request, list(i.tools)), {}) for i in loop.items[:40]]
+    calls = [choose.contract.bind((i.request, list(i.tools)), {}) for i in loop.items[:30]]
     folder = loop.app.workspace.root / loop.made.specialist.adapter
     parity = measure(WEIGHTS, folder, choose, calls, tmp_path, adapters=12, others=3)
     assert parity.distinct > 0.1, "the other adapters must answer differently, or a leak would not show"
-    # Bounds for n = 40; tests/bench/parity.py measures on 300.
+    # Bounds for n = 30; tests/bench/parity.py measures on 300.
     assert parity.transformers >= 0.95
     assert parity.mixed >= 0.95
     assert parity.others >= 0.9
@@ -495,7 +495,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path) -> 
     recipe = Recipe(epochs=2, batch_size=4, top_layers=0.1)
     seen: list[int] = []
 
-    async def training(name: str, end: Callable[[], object], at: int = 8) -> None:
+    async def training(name: str, end: Callable[[], object], at: int = 0) -> None:
         def progress(done: int, total: int) -> None:
             seen.append(done)
             if done == at:
@@ -513,16 +513,19 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path) -> 
             child.kill()
 
     adapter = Path("adapter", "adapter_model.safetensors")
-    for name in ("whole", "cancelled", "killed"):
+    for name in ("whole", "ended"):
         (tmp_path / name).mkdir()
     asyncio.run(training("whole", lambda: None))
-    for name, end, error in (("cancelled", cancel, asyncio.CancelledError), ("killed", kill, DistillError)):
-        with pytest.raises(error):
-            asyncio.run(training(name, end))
-        seen.clear()
-        asyncio.run(training(name, lambda: None))
-        assert seen[0] > 4, "it went on where it was ended"
-        assert (tmp_path / name / adapter).read_bytes() == (tmp_path / "whole" / adapter).read_bytes()
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(training("ended", cancel, at=4))
+    seen.clear()
+    with pytest.raises(DistillError):
+        asyncio.run(training("ended", kill, at=8))
+    assert seen[0] > 1, "it went on where it was cancelled"
+    seen.clear()
+    asyncio.run(training("ended", lambda: None))
+    assert seen[0] > 5, "it went on where it was killed"
+    assert (tmp_path / "ended" / adapter).read_bytes() == (tmp_path / "whole" / adapter).read_bytes()
 
 
 def test_the_grammar_lets_through_exactly_the_form_that_is_trained(loop: Loop) -> None:

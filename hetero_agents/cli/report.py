@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,8 @@ from .common import Json
 from .keys import open_vault
 
 if TYPE_CHECKING:
+    from ..contract import SlotId
+    from ..distill.specialise import Progress
     from ..rollout import Movable, SlotReport
 
 
@@ -37,10 +40,11 @@ def report(
     if not slots:
         raise UserError("The modules in [app] declare no slots.")
 
-    async def reports() -> list[SlotReport]:
-        return [await slot_report(app, each) for each in slots]
+    async def reports(progress: Progress) -> list[SlotReport]:
+        return [await slot_report(app, each, partial(_of_slot, progress, each.id)) for each in slots]
 
-    found = asyncio.run(reports())
+    with common.step_progress() as progress:
+        found = asyncio.run(reports(progress))
     budgets = {name: entry.error_budget for name, entry in app.workspace.config.slots.items() if entry.error_budget}
     total = whole(found, budgets)
     values: dict[str, Any] = {
@@ -69,6 +73,10 @@ def report(
         _line("A model here is an answer key (replay:): its seconds and cost say nothing about a real LLM.")
     if html is not None:
         _line(f"Look at {html}.")
+
+
+def _of_slot(progress: Progress, slot: SlotId, step: str, done: int, total: int) -> None:
+    progress(f"{slot}: {step}", done, total)
 
 
 def _say(each: SlotReport, own: float | None) -> None:

@@ -10,7 +10,7 @@ certified on the first two, so that which of their calls it passes on is no fair
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,14 +26,11 @@ from ..slots.recalled import evidence_of
 from .certify import Tried, certify, keeps
 from .curate import Dataset, Example, Part
 from .evaluate import Prediction
-from .rehearse import remembered, tried_of
+from .rehearse import embedded, remembered, tried_of
 from .specialise import Progress
 
 if TYPE_CHECKING:
     from .compare import Comparator
-
-AT_ONCE = 256
-"""Texts that are embedded between two reports of progress."""
 
 NOTHING_NEAR = "no held-out call has an earlier one with which it could be compared"
 
@@ -98,7 +95,7 @@ async def trial(app: App, slot: Slot[..., Any], dataset: Dataset, compare: Compa
             f'Slot {slot.id!r} has no parameter that is free text, so nothing of it can mean the same; cache = "exact" fits it.'
         )
     calls = _comparable(app, slot, dataset)
-    vectors = await _embedded(app, [text for call in calls for text in call.question.texts], progress)
+    vectors = await embedded(app, [text for call in calls for text in call.question.texts], progress)
     earlier = [
         call for call in calls if not call.tried and not call.example.corrected
     ]  # a cache has what the model said
@@ -251,15 +248,6 @@ def _comparable(app: App, slot: Slot[..., Any], dataset: Dataset) -> list[_Asked
                 continue
             scope = compact_json([question.exact, example.person if entry.personal else None])
             found.append(_Asked(example, part, question, scope))
-    return found
-
-
-async def _embedded(app: App, texts: Iterable[str], progress: Progress) -> dict[str, list[float]]:
-    distinct, found = list(dict.fromkeys(texts)), dict[str, list[float]]()
-    for start in range(0, len(distinct), AT_ONCE):
-        some = distinct[start : start + AT_ONCE]
-        found.update(zip(some, await app.engines.embed(some), strict=True))
-        progress("embed", len(found), len(distinct))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -33,6 +33,9 @@ VOTES = (3, 5, 9, 17)
 
 WITHOUT_LOGPROBS = 5
 """Samples where an engine gives no log-probabilities."""
+
+AT_ONCE = 64
+"""Texts that are embedded before it is said how far it is."""
 
 LOOKED = 8
 """Inputs that are embedded one at a time, for the time that a look takes."""
@@ -140,13 +143,32 @@ async def remembered(
     return found
 
 
-async def look_at(app: App, slot: Slot[..., Any], inputs: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+async def look_at(
+    app: App, slot: Slot[..., Any], inputs: Sequence[Mapping[str, Any]], progress: Progress | None = None
+) -> list[list[float]]:
     """Return the embedding of each input, as routers look at it.
 
     Raises:
         EngineError, MissingExtraError: no embeddings can be had.
     """
-    return await app.engines.embed([look(slot.contract, values) for values in inputs])
+    texts = [look(slot.contract, values) for values in inputs]
+    found = await embedded(app, texts, progress)
+    return [found[text] for text in texts]
+
+
+async def embedded(app: App, texts: Iterable[str], progress: Progress | None = None) -> dict[str, list[float]]:
+    """Return the embedding of each text, some at a time, so that it can be said how far it is.
+
+    Raises:
+        EngineError, MissingExtraError: no embeddings can be had.
+    """
+    distinct, found = list(dict.fromkeys(texts)), dict[str, list[float]]()
+    for start in range(0, len(distinct), AT_ONCE):
+        some = distinct[start : start + AT_ONCE]
+        found.update(zip(some, await app.engines.embed(some), strict=True))
+        if progress:
+            progress("embed", len(found), len(distinct))
+    return found
 
 
 def phase_of(samples: int) -> str:
@@ -185,13 +207,13 @@ async def certified(
     chosen, tested = on_select[samples, by_field], await tried("test", samples, by_field)
     router, unrouted, asked = None, None, None
     if entry.router:
-        seen = await look_at(ask.app, ask.slot, [e.input for e in parts["select"]])
+        seen = await look_at(ask.app, ask.slot, [e.input for e in parts["select"]], ask.progress)
         costs = await _costs(ask, on_test)
         fitted = fit_router(chosen, seen, calls, entry.error_budget, entry.shown_with, embedder=EMBEDDER, costs=costs)
         router, unrouted = (None, fitted) if isinstance(fitted, str) else (fitted, None)
         if router:
             chosen = routed(router, chosen, seen)
-            seen = await look_at(ask.app, ask.slot, [e.input for e in parts["test"]])
+            seen = await look_at(ask.app, ask.slot, [e.input for e in parts["test"]], ask.progress)
             tested = routed(router, tested, seen)
             asked = wilson(sum(lets(router, vector) for vector in seen), len(seen))
     apart: list[Tried] | int = calls

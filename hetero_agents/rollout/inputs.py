@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from ..bindings import Specialist
 from ..distill.rehearse import look_at
+from ..distill.specialise import Progress
 from ..routing import ALPHA
 from ..slots import App, Slot
 from ..spans import SlotCall, calls_of
@@ -65,13 +66,16 @@ class Inputs:
         return f"{said} ({self.since} runs since, {self.before} before; e-value {self.evidence:.3g} of {1 / ALPHA:g})"
 
 
-async def inputs_of(app: App, slot: Slot[..., Any], entry: Specialist) -> Inputs | str:
+async def inputs_of(
+    app: App, slot: Slot[..., Any], entry: Specialist, progress: Progress | None = None
+) -> Inputs | str:
     """Return whether a slot's inputs are those that there were when a specialist of it was trained, or why that is not known.
 
     Args:
         app: the workspace.
         slot: the slot.
         entry: the specialist.
+        progress: called as inputs are embedded, which takes minutes where they are long.
 
     Raises:
         KeyAccessError: the reader's key opens no content.
@@ -88,9 +92,9 @@ async def inputs_of(app: App, slot: Slot[..., Any], entry: Specialist) -> Inputs
     if min(len(before), len(since)) < FEWEST:
         return f"{len(before)} runs before the training and {len(since)} since are in the vault, and it takes {FEWEST} of each"
     first = first_of(len(since))
-    old = await look_at(app, slot, [call.input for call in list(before.values())[-MOST:]])
-    new = await look_at(app, slot, [call.input for call in list(since.values())[first * BLOCK :]])
-    return Inputs(len(before), len(since), evidence(old, new, first))
+    old, new = list(before.values())[-MOST:], list(since.values())[first * BLOCK :]
+    seen = await look_at(app, slot, [call.input for call in (*old, *new)], progress)
+    return Inputs(len(before), len(since), evidence(seen[: len(old)], seen[len(old) :], first))
 
 
 def first_of(since: int) -> int:

@@ -47,7 +47,7 @@ async def iterate(app: App, slot: Slot[..., Any], *, may_train: bool = True, pro
         app: the workspace.
         slot: a slot with an error budget.
         may_train: a training may begin.
-        progress: called as a training goes on.
+        progress: called as it goes on.
 
     Raises:
         ConfigError: the slot has no error budget; or another command changed the slot meanwhile.
@@ -65,7 +65,7 @@ async def iterate(app: App, slot: Slot[..., Any], *, may_train: bool = True, pro
     if name and entry and name != state.active and not app.state.stopped(name) and not _lacks(app, slot, entry):
         return _shadowed(app, slot, state, name, entry, "it is certified, and neither active nor stopped")
     try:
-        why, no_reason = await _reason_to_train(app, slot, name, entry)
+        why, no_reason = await _reason_to_train(app, slot, name, entry, progress)
         if why is None or not may_train:
             told = f"{why}, but the limit of training time is reached" if why else no_reason
             return Round(slot.id, "nothing", told, state.active)
@@ -103,7 +103,7 @@ def _lacks(app: App, slot: Slot[..., Any], entry: Specialist) -> str | None:
 
 
 async def _reason_to_train(
-    app: App, slot: Slot[..., Any], name: SpecialistId | None, entry: Specialist | None
+    app: App, slot: Slot[..., Any], name: SpecialistId | None, entry: Specialist | None, progress: Progress
 ) -> tuple[str | None, str]:
     """Why another training may pay, after the newest one; None where it would not, and then what was looked at."""
     now = sum(map(len, curated(app, slot).parts.values()))
@@ -122,7 +122,7 @@ async def _reason_to_train(
     if now < (1 + FRESH_INPUTS) * before:
         return None, nothing
     try:
-        seen = await inputs_of(app, slot, entry)
+        seen = await inputs_of(app, slot, entry, progress)
     except HeteroError as error:  # no embeddings: all else goes on without them
         return None, f"{nothing}; its inputs were not compared: {error}"
     if isinstance(seen, str) or not seen.changed:

@@ -19,6 +19,7 @@ from ..distill.evaluate import PLAIN_CODE
 from ..distill.lineage import dataset_of
 from ..distill.loop import comparator_of
 from ..distill.rehearse import remembered
+from ..distill.specialise import Progress
 from ..engines.families import known_models
 from ..errors import EngineError, KeyAccessError, MissingExtraError
 from ..slots import App, Slot, registry
@@ -101,8 +102,13 @@ class _Measured:
     why: str | None = None
 
 
-async def slot_report(app: App, slot: Slot[..., Any]) -> SlotReport:
+async def slot_report(app: App, slot: Slot[..., Any], progress: Progress | None = None) -> SlotReport:
     """Return what can move of one slot.
+
+    Args:
+        app: the workspace.
+        slot: the slot.
+        progress: called as inputs are embedded, which takes minutes where they are long.
 
     Raises:
         KeyAccessError: the reader's key opens no content.
@@ -144,17 +150,17 @@ async def slot_report(app: App, slot: Slot[..., Any]) -> SlotReport:
         curve=found.curve,
         reliability=found.bins,
         calibration_error=calibration_error(found.bins) if found.bins else None,
-        inputs=await _inputs(app, slot, entry) if entry else None,
+        inputs=await _inputs(app, slot, entry, progress) if entry else None,
         caches=caches_of(app, slot),
         why=found.why,
     )
 
 
-async def _inputs(app: App, slot: Slot[..., Any], entry: Specialist) -> str | None:
+async def _inputs(app: App, slot: Slot[..., Any], entry: Specialist, progress: Progress | None) -> str | None:
     if app.workspace.slot_config(slot.id).error_budget is None:
         return None
     try:
-        seen = await inputs_of(app, slot, entry)
+        seen = await inputs_of(app, slot, entry, progress)
     except (EngineError, MissingExtraError) as error:
         return f"not compared: {error}"
     return seen if isinstance(seen, str) else seen.told
