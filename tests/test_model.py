@@ -28,7 +28,7 @@ from hetero_agents.distill.base import chat_of, load_base, sample_of
 from hetero_agents.distill.certify import FURTHER
 from hetero_agents.distill.loop import comparator_of
 from hetero_agents.distill.lower import LowerLayers
-from hetero_agents.distill.rehearse import Rehearsal, certified
+from hetero_agents.distill.rehearse import Rehearsal, Way, certified
 from hetero_agents.distill.rows import Examples, Sample
 from hetero_agents.distill.train import Job, answer_logits, train
 from hetero_agents.distill.worker import train_aside
@@ -212,7 +212,7 @@ def test_under_an_error_budget_the_real_model_gives_what_it_is_sure_of_and_the_l
 
     async def trip() -> tuple[Certificate, list[SlotResult[str]]]:
         compare = await comparator_of(app, choose)
-        shown, bins = await certified(ask, data, compare, await ask.answers(data.parts["test"], 1))
+        shown, bins = await certified(ask, data, compare, await ask.answers(data.parts["test"], Way()))
         assert sum(b.n for b in bins) == len(data.parts["test"])
         app.workspace.add_specialist(name, loop.made.specialist.model_copy(update={"certificate": shown}))
         app.workspace.activate(choose.id, name)

@@ -18,7 +18,7 @@ from hetero_agents.distill.certify import Tried, keeps, promise
 from hetero_agents.distill.curate import BUDGET_SHARES, ROUTED_SHARES, Dataset
 from hetero_agents.distill.evaluate import Prediction
 from hetero_agents.distill.loop import comparator_of
-from hetero_agents.distill.rehearse import Rehearsal, certified, remembered
+from hetero_agents.distill.rehearse import Rehearsal, Way, certified, remembered
 from hetero_agents.distill.router import FEWEST_OF_EACH, Costs, fit_router, routed
 from hetero_agents.engines import EMBEDDER, Endpoint
 from hetero_agents.routing import Answer, Link, State, ask, chance, lets, look
@@ -308,7 +308,7 @@ def test_a_certificate_with_a_router_is_what_is_stored_and_what_a_report_recalls
 
     async def shown() -> tuple[Certificate, dict[Any, list[Tried]]]:
         compare = await comparator_of(app, name)
-        on_test = await rehearsal.answers(data.parts["test"], 1)
+        on_test = await rehearsal.answers(data.parts["test"], Way())
         given, _ = await certified(rehearsal, data, compare, on_test)
         made = entry.model_copy(update={"certificate": given})
         return given, await remembered(app, name, compare, made, folder, data)
@@ -334,7 +334,7 @@ def test_why_there_is_no_router_is_said(open_app: OpenApp) -> None:
     rehearsal = Rehearsal(app, name, ModelConfig(model="fake:small"), ONE, entry, folder, silent)
 
     async def shown() -> Certificate:
-        on_test = list[Prediction](await rehearsal.answers(data.parts["test"], 1))
+        on_test = list[Prediction](await rehearsal.answers(data.parts["test"], Way()))
         return (await certified(rehearsal, data, await comparator_of(app, name), on_test))[0]
 
     from hetero_agents.cli.common import certificate_text

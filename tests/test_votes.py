@@ -1,22 +1,24 @@
 """Votes among several answers of one model, as wholes or field by field, and how distill finds which of them pays."""
 
 import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import pytest
 from pydantic import BaseModel, model_validator
+from pydantic_ai.exceptions import ModelRetry
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, UserPromptPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-from hetero_agents import Fits, slot
+from hetero_agents import Fits, Slot, slot
 from hetero_agents.bindings import Certificate, ModelConfig, SpecialistId
 from hetero_agents.contract import Contract, SlotId, sha256_of
 from hetero_agents.distill.certify import Tried, keeps
 from hetero_agents.distill.curate import Dataset, Example
 from hetero_agents.distill.loop import comparator_of
-from hetero_agents.distill.rehearse import Rehearsal, certified, remembered
+from hetero_agents.distill.rehearse import Rehearsal, Way, certified, remembered
 from hetero_agents.engines import Endpoint
-from hetero_agents.routing import Attempt, BadAnswer, vote
+from hetero_agents.routing import Attempt, BadAnswer, Check, vote
 
 from .conftest import OpenApp
 from .support import NATIVE_JSON, TOML, Answers, answers, lock_entry
@@ -24,10 +26,16 @@ from .test_budget import CONTRACT, said
 
 
 def voted(
-    given: Answers, samples: int, contract: Contract = CONTRACT, *, by_field: bool = False, **arguments: Any
+    given: Answers,
+    samples: int,
+    contract: Contract = CONTRACT,
+    *,
+    by_field: bool = False,
+    checks: Sequence[Check] = (),
+    **arguments: Any,
 ) -> Attempt:
-    endpoint = Endpoint(given.model("fake"), bare_json=True)
-    asked = vote(endpoint, contract, {"text": "x", **arguments}, samples=samples, by_field=by_field, retries=0)
+    endpoint, given_too = Endpoint(given.model("fake"), bare_json=True), {"text": "x", **arguments}
+    asked = vote(endpoint, contract, given_too, samples=samples, by_field=by_field, checks=checks, retries=0)
     return asyncio.run(asked)
 
 
@@ -47,6 +55,21 @@ def test_among_equals_the_likeliest_answer_is_returned() -> None:
 
 def test_answers_that_do_not_hold_are_votes_against() -> None:
     assert voted(answers(["not", "text"], "b", "b", ["not", "text"]), 4).signals == {"agreement": 0.5}
+
+
+async def not_a(output: str, arguments: Mapping[str, Any]) -> None:
+    if output == "a":
+        raise ModelRetry("it is no a")
+
+
+def test_of_answers_that_a_verifier_lets_through_the_commonest_is_returned() -> None:
+    made = voted(answers("a", "a", "a", "b", "c", "b"), 6, checks=[not_a])
+    assert (made.output, made.signals) == ("b", {"agreement": 2 / 6})
+
+
+def test_where_a_verifier_lets_none_through_there_is_no_answer() -> None:
+    with pytest.raises(BadAnswer, match="it is no a"):
+        voted(answers("a"), 3, checks=[not_a])
 
 
 def test_no_answer_that_holds_is_a_bad_answer() -> None:
@@ -136,13 +159,20 @@ def test_answers_without_fields_are_voted_as_wholes() -> None:
 ONE = SpecialistId("votes.stay@1")
 
 
-def wavering(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-    """One of three samples errs in one field, another one in the other: as wholes they are all different."""
+Reply = Callable[[list[ModelMessage], AgentInfo], ModelResponse]
+
+
+def text_of(messages: list[ModelMessage]) -> str:
     [request] = messages
     assert isinstance(request, ModelRequest)
     [prompt] = request.parts
     assert isinstance(prompt, UserPromptPart)
-    day = int(str(prompt.content))
+    return str(prompt.content)
+
+
+def wavering(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+    """One of three samples errs in one field, another one in the other: as wholes they are all different."""
+    day = int(text_of(messages))
     wrong = (day + (info.model_settings or {}).get("seed", 0)) % 3
     return said({"first": day - (wrong == 0), "last": day + 2 + (wrong == 1)}, -1.0)
 
@@ -153,10 +183,34 @@ def example(day: int) -> Example:
     return Example(sha256_of(values), values, answer, "big", False, f"{day:032x}", f"{day:016x}", cluster=f"{day}")
 
 
+def hasty(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+    """Two of three samples are the same wrong answer, the likeliest among them."""
+    day = int(text_of(messages))
+    seed = (info.model_settings or {}).get("seed", 0)
+    return said({"first": day, "last": day + (2 if seed == 2 else 3)}, -1.0)
+
+
 def test_a_vote_by_field_is_found_by_data_certified_recalled_and_served(open_app: OpenApp) -> None:
+    given = proved(open_app, slot(name="votes.stay")(stay), wavering)
+    assert (given.samples, given.by_field, given.verified) == (3, True, False)
+
+
+def test_a_vote_among_what_checks_let_through_is_found_by_data_certified_recalled_and_served(open_app: OpenApp) -> None:
     declared = slot(name="votes.stay")(stay)
+
+    @declared.check
+    def _two_days(output: Stay) -> None:
+        if output.last != output.first + 2:
+            raise ModelRetry("it is two days")
+
+    given = proved(open_app, declared, hasty)
+    assert (given.samples, given.by_field, given.verified) == (3, False, True)
+
+
+def proved(open_app: OpenApp, declared: Slot[..., Stay], reply: Reply) -> Certificate:
+    """Certify a specialist that is asked three times, look at what is remembered of it, and let it answer."""
     toml = f'{TOML}[slots."votes.stay"]\nerror_budget = 0.1\nsamples = 3\naudit = 0\n'
-    app = open_app({ONE: FunctionModel(wavering, profile=NATIVE_JSON), "fake:big": answers("none")}, toml)
+    app = open_app({ONE: FunctionModel(reply, profile=NATIVE_JSON), "fake:big": answers("none")}, toml)
     days = [example(day) for day in range(130)]
     data = Dataset({"train": [], "select": days[:40], "certify": days[40:100], "test": days[100:]}, "input", {})
     folder = app.workspace.ensure_state_dir()
@@ -167,14 +221,15 @@ def test_a_vote_by_field_is_found_by_data_certified_recalled_and_served(open_app
 
     async def shown() -> tuple[Certificate, list[Tried]]:
         compare = await comparator_of(app, declared)
-        given, _ = await certified(asked, data, compare, await asked.answers(data.parts["test"], 1))
+        given, _ = await certified(asked, data, compare, await asked.answers(data.parts["test"], Way()))
         made = entry.model_copy(update={"certificate": given})
         return given, (await remembered(app, declared, compare, made, folder, data))["test"]
 
     given, on_test = asyncio.run(shown())
-    assert (given.samples, given.by_field, given.wrong, given.threshold is not None) == (3, True, 0, True)
+    assert (given.wrong, given.threshold is not None) == (0, True)
     assert [keeps(given, t) and not t.wrong for t in on_test] == [True] * 30
     app.workspace.add_specialist(ONE, entry.model_copy(update={"certificate": given}))
     app.workspace.activate(declared.id, ONE)
     result = asyncio.run(declared.run("7"))
     assert (result.output, result.route.specialist) == (Stay(first=7, last=9), ONE)
+    return given

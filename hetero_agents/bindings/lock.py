@@ -93,6 +93,8 @@ class Certificate(Shown):
     """Answers that are compared with each other; 1 asks once."""
     by_field: bool = False
     """They are compared field by field, and the answer is made of each field's commonest value."""
+    verified: bool = False
+    """Those that the slot's checks refuse have no vote."""
     calibrator: Calibrator
     by: str | None = None
     """The parameter for each of whose values it was shown on its own; None for all calls together."""

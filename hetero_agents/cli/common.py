@@ -169,11 +169,10 @@ def certificate_text(certificate: Certificate) -> str:
             for name, shown in c.slices.items()
         ]
         head += f"shown for each value of {c.by} on its own, all of them together with that confidence ({'; '.join(parts)}). Together "
-    asked = (
-        f", asked {c.samples} times a call and voted {'field by field' if c.by_field else 'as wholes'}"
-        if c.samples > 1
-        else ""
-    )
+    asked = ""
+    if c.samples > 1:
+        asked = f", asked {c.samples} times a call and voted {'field by field' if c.by_field else 'as wholes'}"
+        asked += " among answers that the checks let through" if c.verified else ""
     risk = f", of which {score_text(c.risk)} are wrong" if c.risk else ""
     return (
         f"{head}of {c.calls} calls {c.kept} were kept{asked} and {c.wrong} of them wrong, so at most {c.upper_bound:.3f} are. "

@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -168,16 +168,29 @@ async def predict(
         await asyncio.gather(*asked, *answered, return_exceptions=True)
 
 
-def voted_by_field(contract: Contract, prediction: Prediction) -> Prediction:
-    """Return the answer that a vote on each field gives, from the same samples; an answer that was not voted stays as it is."""
+def voted_again(
+    contract: Contract, prediction: Prediction, *, by_field: bool, without: Collection[int] = ()
+) -> Prediction:
+    """Return the answer that another vote on the same samples gives; an answer that was not voted stays as it is.
+
+    Args:
+        contract: the slot's contract.
+        prediction: what was voted before.
+        by_field: as `elected` takes it.
+        without: places of samples that have no vote; where no other held, there is no answer.
+    """
     if not prediction.drawn:
         return prediction
     arguments = contract.load(prediction.input)
     drawn = [
-        each and Attempt(contract.validate(each[0], arguments), prediction.model, RequestUsage(), None, 0.0, each[1])
-        for each in prediction.drawn
+        Attempt(contract.validate(each[0], arguments), prediction.model, RequestUsage(), None, 0.0, each[1])
+        if each and number not in without
+        else None
+        for number, each in enumerate(prediction.drawn)
     ]
-    made = elected(contract, arguments, drawn, by_field=True)
+    if not any(drawn):
+        return replace(prediction, output=None, valid=False, signals=None)
+    made = elected(contract, arguments, drawn, by_field=by_field)
     return replace(prediction, output=contract.dump_output(made.output), signals=made.signals)
 
 

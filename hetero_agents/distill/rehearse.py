@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic_ai.exceptions import ModelRetry
 
@@ -19,7 +20,7 @@ from ..routing import CheckBroke, hold, lets, look
 from ..slots import App, Slot
 from .certify import Bin, Tried, certify, hopeless, promise, reliability
 from .curate import Dataset, Example, Part
-from .evaluate import Prediction, in_order, read_predictions, voted_by_field
+from .evaluate import Prediction, in_order, read_predictions, voted_again
 from .intervals import wilson
 from .measure import Contestant, answers_of
 from .router import Costs, fit_router, routed
@@ -27,6 +28,16 @@ from .specialise import Progress
 
 if TYPE_CHECKING:
     from .compare import Comparator
+
+
+class Way(NamedTuple):
+    """How a specialist is asked."""
+
+    samples: int = 1
+    by_field: bool = False
+    verified: bool = False
+    """Samples that the slot's checks refuse have no vote."""
+
 
 VOTES = (3, 5, 9, 17)
 """Numbers of samples that are tried beside one, up to what the slot allows."""
@@ -55,17 +66,16 @@ class Rehearsal:
     """Where answers are kept; those that are there are not asked for again."""
     progress: Progress
 
-    async def answers(self, examples: Sequence[Example], samples: int, *, by_field: bool = False) -> list[Prediction]:
-        """Return its answers in the examples' order, each voted from so many samples, as wholes or field by field."""
-        phase = phase_of(samples)
+    async def answers(self, examples: Sequence[Example], way: Way) -> list[Prediction]:
+        """Return its answers in the examples' order."""
+        phase = phase_of(way.samples)
         endpoint = await self.app.engines.specialist(self.specialist_id, self.specialist, self.config)
         found: list[Prediction] = []
-        contestant = Contestant(phase, endpoint, samples=samples)
+        contestant = Contestant(phase, endpoint, samples=way.samples)
         async for prediction in answers_of(contestant, self.slot.contract, examples, self.folder):
             found.append(prediction)
             self.progress(f"certify {phase}", len(found), len(examples))
-        ordered = in_order(found, examples)
-        return [voted_by_field(self.slot.contract, p) for p in ordered] if by_field else ordered
+        return await _voted(self.slot, in_order(found, examples), way)
 
 
 async def tried_of(
@@ -92,17 +102,29 @@ async def tried_of(
             e.cluster or e.key,
             p.signals,
             (p.value or 0.0) < 1.0,
-            not p.valid or not await _holds(slot, p),
+            not p.valid or not await _holds(slot, p.input, p.output),
             slice_of(e.input, by),
         )
         for e, p in zip(examples, await compare.values(predictions), strict=True)
     ]
 
 
-async def _holds(slot: Slot[..., Any], prediction: Prediction) -> bool:
-    arguments = slot.contract.load(prediction.input)
+async def _voted(slot: Slot[..., Any], predictions: Sequence[Prediction], way: Way) -> list[Prediction]:
+    """The answers that a way of voting gives, from the same samples."""
+    if not way.by_field and not way.verified:
+        return list(predictions)
+    found: list[Prediction] = []
+    for p in predictions:
+        drawn = list(enumerate(p.drawn)) if way.verified else []
+        without = {number for number, each in drawn if each and not await _holds(slot, p.input, each[0])}
+        found.append(voted_again(slot.contract, p, by_field=way.by_field, without=without))
+    return found
+
+
+async def _holds(slot: Slot[..., Any], values: Mapping[str, Any], output: Any) -> bool:
+    arguments = slot.contract.load(values)
     try:
-        await hold(slot.checks_apart, slot.contract.validate(prediction.output, arguments), arguments)
+        await hold(slot.checks_apart, slot.contract.validate(output, arguments), arguments)
     except ModelRetry:
         return False
     except CheckBroke as broke:
@@ -128,16 +150,16 @@ async def remembered(
     """
     answers = read_predictions(folder / "predictions.jsonl")
     by = app.workspace.slot_config(slot.id).error_budget_by
-    router = specialist.certificate.router if specialist.certificate else None
-    phase = phase_of(specialist.certificate.samples if specialist.certificate else 1)
+    shown = specialist.certificate
+    router = shown.router if shown else None
+    way = Way(shown.samples, shown.by_field, shown.verified) if shown else Way()
+    phase = phase_of(way.samples)
     found: dict[Part, list[Tried]] = {}
     for part in ("select", "certify", "test"):
         examples = dataset.parts[part]
         given = [replace(answers[phase, e.key], target=e.output) for e in examples if (phase, e.key) in answers]
         if examples and len(given) == len(examples):
-            if specialist.certificate and specialist.certificate.by_field:
-                given = [voted_by_field(slot.contract, prediction) for prediction in given]
-            found[part] = await tried_of(slot, compare, examples, given, by)
+            found[part] = await tried_of(slot, compare, examples, await _voted(slot, given, way), by)
             if router:
                 found[part] = routed(router, found[part], await look_at(app, slot, [e.input for e in examples]))
     return found
@@ -191,20 +213,21 @@ async def certified(
     assert entry.error_budget is not None
     parts, by = dataset.parts, entry.error_budget_by
 
-    async def tried(part: Part, samples: int, by_field: bool) -> list[Tried]:
-        given = await ask.answers(parts[part], samples, by_field=by_field)
-        return await tried_of(ask.slot, compare, parts[part], given, by)
+    async def tried(part: Part, way: Way) -> list[Tried]:
+        return await tried_of(ask.slot, compare, parts[part], await ask.answers(parts[part], way), by)
 
-    on_select, most = {(1, False): await tried("select", 1, False)}, entry.samples
-    if most < WITHOUT_LOGPROBS and all(t.signals is None for t in on_select[1, False] if not t.refused):
+    once = await tried("select", Way())
+    on_select, most = {Way(): once}, entry.samples
+    if most < WITHOUT_LOGPROBS and all(t.signals is None for t in once if not t.refused):
         most = WITHOUT_LOGPROBS  # agreement is all that can be known
-    on_select |= {(n, way): await tried("select", n, way) for n in VOTES if n <= most for way in (False, True)}
+    verified = (False, True) if ask.slot.checks_apart else (False,)
+    for samples, by_verifier, by_field in product((n for n in VOTES if n <= most), verified, (False, True)):
+        way = Way(samples, by_field, by_verifier)
+        on_select[way] = await tried("select", way)
     calls = len({e.cluster or e.key for e in parts["certify"]})
-    # Among equals the fewest samples, which come first, and of those the vote on whole answers.
-    samples, by_field = max(
-        on_select, key=lambda way: promise(on_select[way], calls, entry.error_budget or 0, entry.shown_with)
-    )
-    chosen, tested = on_select[samples, by_field], await tried("test", samples, by_field)
+    # Among equals the fewest samples, which come first, and of those the vote of all on whole answers.
+    taken = max(on_select, key=lambda way: promise(on_select[way], calls, entry.error_budget or 0, entry.shown_with))
+    chosen, tested = on_select[taken], await tried("test", taken)
     router, unrouted, asked = None, None, None
     if entry.router:
         seen = await look_at(ask.app, ask.slot, [e.input for e in parts["select"]], ask.progress)
@@ -218,7 +241,7 @@ async def certified(
             asked = wilson(sum(lets(router, vector) for vector in seen), len(seen))
     apart: list[Tried] | int = calls
     if not hopeless(chosen, calls, entry.error_budget, entry.shown_with):
-        apart = await tried("certify", samples, by_field)
+        apart = await tried("certify", taken)
         if router:
             apart = routed(router, apart, await look_at(ask.app, ask.slot, [e.input for e in parts["certify"]]))
     corrected = sum(e.corrected for e in parts["certify"])
@@ -231,12 +254,14 @@ async def certified(
         tested,
         error_budget=entry.error_budget,
         confidence=entry.shown_with,
-        samples=samples,
+        samples=taken.samples,
         against=f"{against}; right: {compare.name}",
         checks_sha256=ask.slot.checks_sha256,
         compare=entry.measure,
         by=by,
-    ).model_copy(update={"by_field": by_field, "router": router, "unrouted": unrouted, "asked": asked})
+    )
+    told = {**taken._asdict(), "router": router, "unrouted": unrouted, "asked": asked}
+    certificate = certificate.model_copy(update=told)
     return certificate, reliability(certificate.calibrator, tested)
 
 

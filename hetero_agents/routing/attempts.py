@@ -169,7 +169,8 @@ async def vote(
         arguments: bound arguments of the call.
         samples: answers; 1 asks once, without `agreement`.
         by_field: as `elected` takes it.
-        given: what else `attempt` takes.
+        given: what else `attempt` takes. An answer that its `checks` refuse has no vote, so that what is returned is the commonest of those
+            that they let through (best of n by a verifier, Cobbe et al. 2021).
 
     Raises:
         BadAnswer: no answer holds.

@@ -217,6 +217,7 @@ async def alone(
         arguments,
         samples=certificate.samples,
         by_field=certificate.by_field,
+        checks=checks if certificate.verified else (),
         instrument=instrument,
         retries=0,
         terms=terms,
