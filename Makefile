@@ -29,7 +29,9 @@ test: $(VENV)/.dev ## All tests, the real small model included
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright --pythonpath $(BIN)/python
-	@$(BIN)/python -m pytest $(ARGS)
+# Two at a time, but for the real model, which takes all cores.
+	@$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),\
+	  $(BIN)/python -m pytest -m "not model" --numprocesses 2 && $(BIN)/python -m pytest -m model)
 
 check: $(VENV)/.dev ## Format, lint and types, without tests
 	@$(BIN)/ruff format .
