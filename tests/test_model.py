@@ -117,6 +117,11 @@ def test_a_specialist_beats_its_base_under_the_same_grammar_on_held_out_requests
     assert {"word_overlap", "most_frequent"} <= scores.keys()
 
 
+def test_the_items_that_are_left_for_final_checks_are_nobodys_work() -> None:
+    numbers = {int(item.id.split("_")[2].split("-")[0]) for item in load_items()}
+    assert numbers == set(range(800))
+
+
 def test_parts_share_no_request(loop: Loop) -> None:
     parts = loop.made.dataset.parts
     requests = {name: {e.input["request"] for e in examples} for name, examples in parts.items()}
