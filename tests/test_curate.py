@@ -9,7 +9,8 @@ from typing import Any, Literal
 import pytest
 
 from hetero_agents import DistillError, Slot, UnknownNameError, slot
-from hetero_agents.distill.curate import curate
+from hetero_agents.contract import Sha256
+from hetero_agents.distill.curate import Example, curate, with_varied_options
 from hetero_agents.spans import SlotCall
 
 
@@ -116,3 +117,27 @@ def test_one_answer_to_all_inputs_is_refused() -> None:
 def test_a_parameter_that_is_not_there_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="There is no parameter 'massage', did you mean 'message'"):
         curate(CALLS, LABEL.contract, split_by="massage")
+
+
+def test_options_come_in_other_orders_and_with_some_left_out_but_never_without_the_answer() -> None:
+    tools = list("abcdefgh")
+    examples = [
+        Example(Sha256(f"{n}"), {"request": f"r{n}", "tools": tools}, "c" if n % 2 else None, "big", False, "t", "s")
+        for n in range(40)
+    ]
+    varied = with_varied_options(examples, "tools", forms=3, seed=1)
+    assert (
+        varied
+        == with_varied_options(examples, "tools", forms=3, seed=1)
+        != with_varied_options(examples, "tools", 3, 2)
+    )
+    assert varied[:40] == examples
+    for before, after in zip(examples * 2, varied[40:], strict=True):
+        assert (after.key, after.output, after.input["request"]) == (before.key, before.output, before.input["request"])
+        options = after.input["tools"]
+        assert len(set(options)) == len(options) >= 2 and set(options) <= set(tools)
+        assert before.output is None or before.output in options
+    orders = [tuple(e.input["tools"]) for e in varied[40:]]
+    assert len(set(orders)) > 70
+    assert 20 < sum(len(order) < 8 for order in orders) < 60
+    assert tools == list("abcdefgh"), "the examples themselves are as they were"

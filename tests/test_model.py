@@ -346,6 +346,19 @@ def test_a_training_that_runs_away_says_so_and_leaves_no_checkpoint(tmp_path: Pa
     assert not list(tmp_path.iterdir())
 
 
+def test_of_each_example_an_epoch_learns_one_form_and_one_that_is_too_long_in_a_form_is_left_out(
+    tmp_path: Path,
+) -> None:
+    forms = [
+        [(f"Say {word} {n}{' please' * 40 * (n == 3 and word == 'now')}.\n", f"{n}") for n in range(8)]
+        for word in ("it", "now")
+    ]
+    recipe = Recipe(epochs=2, top_layers=0.1, max_length=32)
+    made = train(Job(WEIGHTS, [*forms[0], *forms[1]], recipe, tmp_path, forms=2), lambda done, total: None)
+    assert (made.examples, made.left_out) == (7, 1)
+    assert made.losses[-1][0] == 14
+
+
 def test_training_ends_when_the_select_part_gets_worse_and_keeps_what_was_best(tmp_path: Path) -> None:
     from peft import PeftModel
 

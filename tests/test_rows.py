@@ -108,3 +108,10 @@ def test_an_instruction_before_all_prompts_does_not_hide_what_their_groups_share
     instruction = list(range(500, 530))
     samples = [Sample([*instruction, *tools, n, 9], [50]) for tools in (TOOLS, OTHER) for n in range(4)]
     assert [group.shared for group in Examples(samples, share=True).groups] == [50, 45]
+
+
+def test_an_epoch_has_one_form_of_each_example() -> None:
+    examples = Examples(SAMPLES, share=True)
+    batches = examples.batches(2, 3.0, seed=1, forms=2)
+    first, second, third = (sorted(i for batch in batches[at : at + 2] for i in batch) for at in (0, 2, 4))
+    assert (first, second, third) == ([0, 1, 2], [3, 4, 5], [0, 1, 2])

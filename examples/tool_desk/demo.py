@@ -50,7 +50,7 @@ AGENT_RUNS = 6
 """Held-out runs of the root agent."""
 
 RECIPES = {
-    "desk.choose": Recipe(epochs=3.0, max_length=256),
+    "desk.choose": Recipe(epochs=3.0, max_length=256, vary_options=True),
     "desk.fill": Recipe(epochs=1.3, max_length=320),
 }
 

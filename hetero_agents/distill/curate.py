@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,6 +31,9 @@ VERDICTS = "verdicts.jsonl"
 
 MOST_CLASSES = 12
 """Different answers up to which a slot's answers are classes, which can be balanced and are measured one by one."""
+
+FEWEST_OPTIONS = 2
+"""Options that are left at least where some are left out."""
 
 MOST_REPEATS = 4
 """How often an example of a rare answer stands in a balanced training at most."""
@@ -216,6 +220,35 @@ def balanced(examples: Sequence[Example]) -> list[Example]:
     most = max(counts.values())
     times = {answer: min(MOST_REPEATS, round(most / count)) for answer, count in counts.items()}
     return [example for example, answer in zip(examples, answers, strict=True) for _ in range(times[answer])]
+
+
+def with_varied_options(examples: Sequence[Example], parameter: str, forms: int, seed: int) -> list[Example]:
+    """Return examples in several forms: as they are, then with the options of `parameter` in other orders and, for half of them, some left out.
+
+    What is the answer among some options is so in any order, and among fewer of them. A small model that saw each list in one order only learns
+    which options are often right, and where they stand (compare Zheng et al. 2024, on selection bias).
+
+    Args:
+        examples: n calls.
+        parameter: whose value is the list of options.
+        forms: how many forms of each.
+        seed: fixes orders and choices.
+
+    Returns:
+        `forms` times n examples: all in the first form, then all in the second, and so on.
+    """
+    made = list(examples)
+    for form in range(1, forms):
+        dice = random.Random(f"{seed} {form}")
+        for example in examples:
+            options = list(dict.fromkeys(example.input[parameter]))
+            if len(options) > FEWEST_OPTIONS and dice.random() < 0.5:
+                others = [option for option in options if option != example.output]
+                answer = [option for option in options if option == example.output]  # none where it abstains
+                options = answer + dice.sample(others, dice.randint(FEWEST_OPTIONS, len(options)) - len(answer))
+            dice.shuffle(options)
+            made.append(replace(example, input={**example.input, parameter: options}))
+    return made
 
 
 def split_text(values: dict[str, Any], split_by: str | None) -> str:

@@ -52,6 +52,11 @@ class Recipe:
     """
     balance: Annotated[bool, Field(strict=True)] = False
     """Repeat examples of rare answers, up to `MOST_REPEATS` times, where there are few different answers."""
+    vary_options: Annotated[bool, Field(strict=True)] = False
+    """Where the answer is one of a parameter's options (`OneOf`): each epoch but the first has them in another order, for half of the calls with some left out.
+
+    Other slots are taught as they are.
+    """
     seed: Annotated[int, Field(strict=True)] = 0
 
     def __post_init__(self) -> None:

@@ -120,19 +120,22 @@ class Examples:
         self.groups = _groups(samples, share)
         self._group_of = {member: number for number, group in enumerate(self.groups) for member in group.members}
 
-    def batches(self, size: int, epochs: float, seed: int) -> list[list[int]]:
+    def batches(self, size: int, epochs: float, seed: int, forms: int = 1) -> list[list[int]]:
         """Return batches of samples, in a random order that the seed fixes; a part of an epoch is a random part.
 
         A batch holds samples of `GROUPS_A_BATCH` groups, or what is left of all groups in like lengths.
+        Where the samples are so many forms of each example, all in the first and then all in the next, an epoch has one form of each.
         """
-        whole, made = ceil(len(self.samples) / size), list[list[int]]()
+        each = len(self.samples) // forms
+        whole, made = ceil(each / size), list[list[int]]()
         left, epoch = max(1, round(whole * epochs)), 0
         together = min(size, max(2, size // GROUPS_A_BATCH))
         while left > 0:
             dice = random.Random(f"{seed} {epoch}")
             alike, rest = list[list[int]](), list[int]()
             for group in self.groups:
-                members = dice.sample(group.members, len(group.members))
+                now = [member for member in group.members if member // each == epoch % forms]
+                members = dice.sample(now, len(now))
                 full = len(members) // together * together
                 alike += _chunks(members[:full], together)
                 rest += members[full:]

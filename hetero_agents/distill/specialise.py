@@ -7,18 +7,19 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from math import ceil
 from pathlib import Path
 
 from ..bindings import ModelConfig, Specialist
 from ..bindings.lock import write_atomically
-from ..contract import Contract, sha256_of
+from ..contract import Contract, OneOf, sha256_of
 from ..engines.adapter import CHANGED, adapter_to_gguf, whole_to_gguf
 from ..engines.catalog import Weights, fetch_weights, find_weights, sha256_of_file, verified_sha256
 from ..engines.served import fetch_served
 from ..errors import ConfigError
 from ..slots import App
 from .base import Text, call_text, chat_of
-from .curate import Dataset, Example, balanced
+from .curate import Dataset, Example, balanced, with_varied_options
 from .recipe import Recipe
 from .teacher import TEACHER
 from .train import Job, Trained
@@ -162,7 +163,12 @@ def job_of(contract: Contract, dataset: Dataset, weights: Weights, recipe: Recip
         return call_text(contract, arguments, baked), contract.answer_text(example.output, arguments)
 
     taught = balanced(dataset.parts["train"]) if recipe.balance else dataset.parts["train"]
-    job = Job(weights, list(map(text_of, taught)), recipe, folder, list(map(text_of, dataset.parts["select"])))
+    forms = 1
+    if recipe.vary_options and isinstance(contract.constraint, OneOf):
+        forms = ceil(recipe.epochs)
+        taught = with_varied_options(taught, contract.constraint.parameter, forms, recipe.seed)
+    select = list(map(text_of, dataset.parts["select"]))
+    job = Job(weights, list(map(text_of, taught)), recipe, folder, select, forms=forms)
     if recipe.teacher_model is None:
         return job
     teacher = teacher_of(recipe.teacher_model, root)

@@ -61,6 +61,7 @@ class Job:
         select: calls and answers that say when it is enough; they are not trained on.
         teacher: whose token probabilities are learnt too.
         chats: the calls of `texts` as the teacher reads them.
+        forms: how many forms of each example `texts` holds, all in the first form and then all in the next; an epoch learns one form of each.
         checkpoint_seconds: time between checkpoints.
     """
 
@@ -71,6 +72,7 @@ class Job:
     select: Sequence[Text] = ()
     teacher: Weights | None = None
     chats: Sequence[Chat] = ()
+    forms: int = 1
     checkpoint_seconds: float = 30.0
 
 
@@ -130,9 +132,12 @@ class _Training:
             [sample_of(tokenizer, job.weights, call, answer) for call, answer in texts]
             for texts in (job.texts, job.select)
         )
-        fits = [len(sample) <= recipe.max_length for sample in samples]
+        each = len(samples) // job.forms
+        fits = [all(len(form) <= recipe.max_length for form in samples[i::each]) for i in range(each)] * job.forms
         self.fitting = list(compress(samples, fits))
-        self.left_out = len({tuple(sample.tokens) for sample in samples}) - len({tuple(s.tokens) for s in self.fitting})
+        self.fitting_each = len(self.fitting) // job.forms
+        taught = {tuple(sample.tokens) for sample in self.fitting[: self.fitting_each]}
+        self.left_out = len({tuple(sample.tokens) for sample in samples[:each]}) - len(taught)
         if not self.fitting:
             raise DistillError(
                 f"No example fits into {recipe.max_length} tokens; the shortest has {min(map(len, samples))}."
@@ -162,11 +167,11 @@ class _Training:
             self.held = [replace(row, members=[i + len(self.fitting) for i in row.members]) for row in rows]
         self.lower = None
         states_bytes = sum(map(len, self.fitting + held)) * model.config.hidden_size * 4
-        if lowest and recipe.epochs > 1 and states_bytes <= KEPT_BYTES:
+        if lowest and recipe.epochs > job.forms and states_bytes <= KEPT_BYTES:
             self.lower = LowerLayers(model, lowest, [*self.examples.rows(range(len(self.fitting))), *self.held])
         self.parameters = {name: p for name, p in self.tuned.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=recipe.rate, weight_decay=0.0)
-        self.batches = self.examples.batches(recipe.batch_size, recipe.epochs, recipe.seed)
+        self.batches = self.examples.batches(recipe.batch_size, recipe.epochs, recipe.seed, job.forms)
         # One divisor for all batches, so that every token weighs the same: by its own tokens, a batch of short answers
         # would outweigh one of long answers, and the choice between the two, an empty list or names, would be skewed.
         self.divisor = recipe.batch_size * sum(len(sample.answer) for sample in self.fitting) / len(self.fitting)
@@ -201,7 +206,13 @@ class _Training:
             self._load(self.best)
         self._write()
         return Trained(
-            examples=len({tuple(self.fitting[i].tokens) for batch in self.batches[: self.done] for i in batch}),
+            examples=len(
+                {
+                    tuple(self.fitting[i % self.fitting_each].tokens)
+                    for batch in self.batches[: self.done]
+                    for i in batch
+                }
+            ),
             seconds=self.spent + time.monotonic() - self.started,
             losses=self.losses,
             longest_answer=max(len(sample.answer) for sample in self.fitting),

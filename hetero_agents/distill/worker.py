@@ -141,6 +141,7 @@ def read_job(line: str) -> Job | Attack:
         teacher=Weights(**values["teacher"]) if values["teacher"] else None,
         chats=values["chats"],
         select=[(call, answer) for call, answer in values["select"]],
+        forms=values["forms"],
         checkpoint_seconds=values["checkpoint_seconds"],
     )
 
