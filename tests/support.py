@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import json
 import multiprocessing
@@ -46,12 +47,12 @@ class Answers:
     answers: Sequence[Any]
     asked: list[list[ModelMessage]] = field(default_factory=list[list[ModelMessage]])
 
-    def reply(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-        """Give the next answer."""
+    async def reply(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        """Give the next answer. In the caller's loop: from threads, calls that are made at once would get their answers in any order."""
         answer = self.answers[min(len(self.asked), len(self.answers) - 1)]
         self.asked.append(list(messages))
         if callable(answer):
-            answer = answer()
+            answer = await asyncio.to_thread(answer)
         if isinstance(answer, Exception):
             raise answer
         return answer if isinstance(answer, ModelResponse) else ModelResponse(parts=[TextPart(json.dumps(answer))])
