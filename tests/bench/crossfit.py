@@ -44,7 +44,7 @@ async def answered(app: App, name: str, demo: Path) -> None:
         looked_at = [e for e in others if number(e) // FOLDS % LOOKED_AT == 0]
         train = [e for e in others if number(e) // FOLDS % LOOKED_AT]
         parts = Dataset({"train": train, "select": looked_at, "certify": [], "test": held}, f"fold {fold}", {}, 0, 0)
-        made = await specialise(app, contract, parts, base, recipe, lambda *_: None)
+        made = await specialise(app, contract, parts, base, recipe, lambda step, done, total: None)
         one = SpecialistId(f"{name}@{fold + 1}")
         endpoint = await app.engines.specialist(one, made.specialist, base.config)
         times = Counter(compact_json(e.output) for e in train)
