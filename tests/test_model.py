@@ -23,7 +23,7 @@ from hetero_agents import DistillError, EngineError, IntegrityError, SlotResult
 from hetero_agents.bindings import Certificate, ModelConfig, Workspace
 from hetero_agents.bindings.lock import exclusive, update_lock
 from hetero_agents.cli.distill import say, values_of
-from hetero_agents.distill import Distilled, Recipe, distill, select, teacher
+from hetero_agents.distill import Distilled, Recipe, distill, select
 from hetero_agents.distill.base import chat_of, load_base, sample_of
 from hetero_agents.distill.certify import FURTHER
 from hetero_agents.distill.loop import comparator_of
@@ -407,52 +407,6 @@ def test_a_whole_model_says_on_its_engine_what_it_learnt(tmp_path: Path, how: di
         servers.give_back(server)
         servers.give_back(base)
         servers.close()
-
-
-def test_a_teachers_probabilities_are_learnt_beside_the_answers(tmp_path: Path) -> None:
-    """The teacher, which is the base, reads more than its student: what that makes of it is what the student learns."""
-    import torch
-    from peft import PeftModel
-
-    asked = ["Which letter?\n", "Which animal?\n"]
-    chats = [
-        [{"role": "user", "content": f"Say {word}. Only say {word}: {word}, {word}, {word}."}]
-        for word in ("Q", "Tiger")
-    ]
-    texts: list[Any] = list(zip(asked, ["A", "An old grey elephant."], strict=True)) * 12
-    _, tokenizer = load_base(WEIGHTS)
-
-    def said(model: Any, ids: Any) -> Any:
-        with torch.no_grad():
-            return model(input_ids=ids).logits[0, -1].softmax(-1)
-
-    prompts = [tokenizer(text, return_tensors="pt").input_ids for text in asked]
-    base = load_base(WEIGHTS)[0]
-    told = [
-        tokenizer.apply_chat_template(c, add_generation_prompt=True, return_dict=True, return_tensors="pt")
-        for c in chats
-    ]
-    wanted = [said(base, chat["input_ids"]) for chat in told]
-    before = [said(base, ids) for ids in prompts]
-    job = Job(WEIGHTS, texts, Recipe(epochs=10, top_layers=0.3, teacher_model="t", teacher_share=1.0), tmp_path)
-    train(replace(job, teacher=WEIGHTS, chats=chats * 12), lambda done, total: None)
-    taught = PeftModel.from_pretrained(base, tmp_path / "adapter")
-    for ids, want, old in zip(prompts, wanted, before, strict=True):
-        far, near = (old - want).abs().sum().item() / 2, (said(taught, ids) - want).abs().sum().item() / 2
-        assert far > 0.5, "the base says something else to this prompt"
-        assert near < 0.5 * far
-
-
-def test_a_teacher_with_another_tokenizer_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, tokenizer = load_base(WEIGHTS)
-
-    class Other:
-        def get_vocab(self) -> dict[str, int]:
-            return {"a": 0}
-
-    monkeypatch.setattr(teacher, "load_base", lambda weights: (model, tokenizer))  # pyright: ignore[reportUnknownLambdaType]
-    with pytest.raises(DistillError, match="has another tokenizer than the base"):
-        teacher.ask_teacher(WEIGHTS, [], [], Other(), "cpu", Path("none.pt"))
 
 
 def test_a_matrix_of_another_base_makes_no_whole_model(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def distill(
     from ..distill import Recipe
     from ..distill import distill as run
     from ..distill.specialise import base_of, teacher_of
-    from ..engines.catalog import fetch_weights
+    from ..engines.catalog import Weights, fetch_weights
     from ..report import write_bake_off
 
     given = {"epochs": epochs, "max_length": max_length, "seed": seed}
@@ -74,8 +74,8 @@ def distill(
     with common.fetch_progress() as fetched:
         for name in names or [base]:
             fetch_weights(base_of(app, name).weights, fetched)
-        if how.teacher_model:
-            fetch_weights(teacher_of(how.teacher_model, app.workspace.root), fetched)
+        if isinstance(teacher := teacher_of(how, app.workspace), Weights):
+            fetch_weights(teacher, fetched)
     with common.step_progress() as progress:
         made = asyncio.run(
             run(app, declared, base=base, candidates=names, recipe=how, canaries=canaries, progress=progress)

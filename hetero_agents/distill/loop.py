@@ -30,7 +30,7 @@ from .rehearse import Rehearsal, certified
 from .select import BakeOff, bake_off
 from .shadows import exposure_of
 from .slices import Slice, slices
-from .specialise import Progress, base_of, specialise
+from .specialise import Progress, base_of, specialise, teacher_of
 from .train import Trained
 
 if TYPE_CHECKING:
@@ -128,9 +128,8 @@ async def _distill(
     made = await specialise(app, contract, dataset, bases[0], recipe, progress)
     specialist = made.specialist.model_copy(update={"compared_by": compare.name})
     if canaries:
-        found = await exposure_of(
-            contract, dataset, bases[0].weights, recipe, canaries, made.folder, app.workspace.root, progress
-        )
+        teacher = teacher_of(recipe, app.workspace)
+        found = await exposure_of(contract, dataset, bases[0].weights, recipe, canaries, made.folder, teacher, progress)
         if found.leaks:
             raise DistillError(_refusal(slot.id, found, _existing(app, specialist)))
         specialist = specialist.model_copy(update={"exposure": asdict(found)})

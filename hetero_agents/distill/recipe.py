@@ -31,7 +31,7 @@ class Recipe:
     learning_rate: Annotated[float, Field(gt=0, strict=True)] | None = None
     """0.001 for an adapter, 0.0001 for the layers themselves, where None."""
     teacher_model: str | None = None
-    """A `local:` model whose token probabilities are learnt beside the answers (Hinton et al. 2015), for example `local:large.gguf`.
+    """A model whose token probabilities are learnt beside the answers (Hinton et al. 2015): `local:large.gguf`, say, or the name of a `vllm:` model in `[models]`.
 
     It must have the base's tokenizer. Without one, the answers alone are learnt (sequence-level distillation, Kim and Rush 2016).
     """

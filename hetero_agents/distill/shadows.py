@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..contract import Contract
 from ..engines.catalog import Weights
@@ -23,6 +23,9 @@ from .recipe import Recipe
 from .specialise import Progress, job_of
 from .worker import attack_aside, train_aside
 
+if TYPE_CHECKING:
+    from ..engines.vllm import VllmServer
+
 
 async def exposure_of(
     contract: Contract,
@@ -31,7 +34,7 @@ async def exposure_of(
     recipe: Recipe,
     count: int,
     folder: Path,
-    root: Path,
+    teacher: Weights | VllmServer | None,
     progress: Progress,
 ) -> Exposure:
     """Train and attack as many shadows as it takes for so many canaries; those that a killed run finished are not done again.
@@ -43,7 +46,7 @@ async def exposure_of(
         recipe: how; each shadow has a seed of its own.
         count: canaries in all.
         folder: of the training whose recipe this is; what was found is kept there, shadows are not.
-        root: of the workspace.
+        teacher: the recipe's.
         progress: called as steps go on.
 
     Raises:
@@ -65,7 +68,7 @@ async def exposure_of(
         if (shadow, planted) not in known:
             said = f"shadow {shadow} of {shadows}"
             found, took = await _shadow(
-                contract, dataset, weights, recipe, planted, shadow, folder, root, said, progress
+                contract, dataset, weights, recipe, planted, shadow, folder, teacher, said, progress
             )
             line = {"shadow": shadow, "planted": planted, "seconds": took, "leaks": [asdict(leak) for leak in found]}
             known[shadow, planted] = line
@@ -90,7 +93,7 @@ async def _shadow(
     count: int,
     number: int,
     folder: Path,
-    root: Path,
+    teacher: Weights | VllmServer | None,
     said: str,
     progress: Progress,
 ) -> tuple[list[Leak], float]:
@@ -105,7 +108,7 @@ async def _shadow(
     how = replace(recipe, seed=seed, patience=0, balance=False)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".shadow-") as place:
         started = time.monotonic()
-        job = job_of(contract, replace(dataset, parts=part), weights, how, Path(place), root)
+        job = job_of(contract, replace(dataset, parts=part), weights, how, Path(place), teacher)
         await train_aside(job, lambda done, total: progress(f"{said}: train", done, total))
         attack = Attack(weights, Path(place) / "adapter", recipe.whole, canaries, seed)
         leaks = await attack_aside(attack, lambda done, total: progress(f"{said}: attack", done, total))

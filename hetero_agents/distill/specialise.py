@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from math import ceil
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..bindings import ModelConfig, Specialist
+from ..bindings import ModelConfig, Specialist, Workspace
 from ..bindings.lock import write_atomically
 from ..contract import Contract, OneOf, sha256_of
 from ..engines.adapter import CHANGED, adapter_to_gguf, whole_to_gguf
@@ -24,6 +25,9 @@ from .recipe import Recipe
 from .teacher import TEACHER
 from .train import Job, Trained
 from .worker import train_aside
+
+if TYPE_CHECKING:
+    from ..engines.vllm import VllmServer
 
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, what is done and what there is to do."""
@@ -100,15 +104,17 @@ async def specialise(
     base_sha256 = verified_sha256(gguf)
     # The same training is found again; anything that changes its result starts anew.
     seen = [[[example.key, example.output] for example in dataset.parts[part]] for part in ("train", "select")]
-    what = [seen, recipe.sha256, contract.sha256, config.model, base_sha256]
-    if recipe.teacher_model:
-        teacher = teacher_of(recipe.teacher_model, app.workspace.root)
+    what: list[Any] = [seen, recipe.sha256, contract.sha256, config.model, base_sha256]
+    teacher = teacher_of(recipe, app.workspace)
+    if isinstance(teacher, Weights):
         what.append(verified_sha256(await asyncio.to_thread(fetch_weights, teacher)))
+    elif teacher:
+        what.append(asdict(teacher))
     key = sha256_of(what)
     folder = app.workspace.ensure_state_dir() / "distill" / contract.slot / key[:16]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "dataset.json", dataset.to_json().encode())
-    trained = await _train(job_of(contract, dataset, weights, recipe, folder, app.workspace.root), progress)
+    trained = await _train(job_of(contract, dataset, weights, recipe, folder, teacher), progress)
     adapter = folder / "adapter"
     weights_file, gguf_file = adapter / "adapter_model.safetensors", adapter / "adapter.gguf"
     if recipe.whole:
@@ -141,21 +147,42 @@ async def specialise(
     return Made(specialist, trained, folder)
 
 
-def teacher_of(name: str, root: Path) -> Weights:
-    """Return the weights of a recipe's teacher.
+def teacher_of(recipe: Recipe, workspace: Workspace) -> Weights | VllmServer | None:
+    """Return a recipe's teacher: its weights, or where it is served; None where it has none.
 
     Raises:
+        ConfigError: it is of a kind that does not say how likely it finds a given answer's tokens, or nobody said that its outputs may be learnt from.
         UnknownNameError: there is no such model.
     """
-    return find_weights(name.removeprefix("local:"), root)
+    if (name := recipe.teacher_model) is None:
+        return None
+    config = workspace.config.models.get(name) or ModelConfig(model=name)
+    prefix, colon, model = config.model.partition(":")
+    if not colon or prefix == "local":
+        return find_weights(model or prefix, workspace.root)
+    if prefix != "vllm":
+        raise ConfigError(
+            f"{config.model!r} can be no teacher_model: its API does not say how likely it finds the tokens of a given answer, and its tokens are not the base's; "
+            "leave teacher_model out and let its answers be learnt, or name a local: or vllm: model."
+        )
+    if not config.train_on_outputs:
+        raise ConfigError(
+            f"What {name!r} says may not be trained on: write train_on_outputs = true at the model in hetero.toml if its terms allow it."
+        )
+    from ..engines.vllm import VllmServer
+
+    return VllmServer(model, config.base_url)
 
 
-def job_of(contract: Contract, dataset: Dataset, weights: Weights, recipe: Recipe, folder: Path, root: Path) -> Job:
-    """Return what a training is given: the calls as the slot's model will be sent them, and the answers as the grammar lets them through.
-
-    Raises:
-        UnknownNameError: the recipe's teacher does not exist.
-    """
+def job_of(
+    contract: Contract,
+    dataset: Dataset,
+    weights: Weights,
+    recipe: Recipe,
+    folder: Path,
+    teacher: Weights | VllmServer | None = None,
+) -> Job:
+    """Return what a training is given: the calls as the slot's model will be sent them, and the answers as the grammar lets them through."""
     baked = recipe.bakes(contract)
 
     def text_of(example: Example) -> Text:
@@ -169,9 +196,8 @@ def job_of(contract: Contract, dataset: Dataset, weights: Weights, recipe: Recip
         taught = with_varied_options(taught, contract.constraint.parameter, forms, recipe.seed)
     select = list(map(text_of, dataset.parts["select"]))
     job = Job(weights, list(map(text_of, taught)), recipe, folder, select, forms=forms)
-    if recipe.teacher_model is None:
+    if teacher is None:
         return job
-    teacher = teacher_of(recipe.teacher_model, root)
     return replace(job, teacher=teacher, chats=[chat_of(contract.messages(contract.load(e.input))) for e in taught])
 
 

@@ -1,11 +1,13 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-"""A local teacher's token probabilities, taken once before the training (knowledge distillation, Hinton et al. 2015).
+"""A teacher's token probabilities, taken once before the training (knowledge distillation, Hinton et al. 2015).
 
-The teacher reads the whole prompt, whatever the student is sent: a baked student learns what the prompt made of the teacher.
+The teacher is a model on this machine or on a vLLM server; others do not say how likely they find the tokens of an answer that they are given.
+It reads the whole prompt, whatever the student is sent: a baked student learns what the prompt made of the teacher.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +22,19 @@ from .rows import Row, Sample
 if TYPE_CHECKING:
     import torch
 
+    from ..engines.vllm import VllmServer
+
 TEACHER = "teacher.pt"
 """File in the training's folder with what the teacher said, until the training is done."""
 
 KEPT = 32
-"""Likeliest tokens that are kept of each place; what the others have together is left out."""
+"""Likeliest tokens that are kept of each place, of a teacher on this machine; what the others have together is left out."""
+
+AT_ONCE = 16
+"""Requests that a teacher's server works on at a time."""
+
+TRIED_AT_ONCE = 2000
+"""Words of the vocabulary whose text is sent to a server in one piece, to see whether it has the same."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +42,8 @@ class Teacher:
     """What a teacher would say at each token of each answer.
 
     Attributes:
-        tokens: for each sample the likeliest tokens, [answer, KEPT].
-        chances: their probabilities, adding up to 1, [answer, KEPT].
+        tokens: for each sample the likeliest tokens, [answer, kept].
+        chances: their probabilities, adding up to 1, [answer, kept].
     """
 
     tokens: list[torch.Tensor]
@@ -55,31 +65,49 @@ class Teacher:
 
 
 def ask_teacher(
-    weights: Weights, chats: Sequence[Chat], samples: Sequence[Sample], tokenizer: Any, device: str, kept: Path
+    teacher: Weights | VllmServer,
+    chats: Sequence[Chat],
+    samples: Sequence[Sample],
+    tokenizer: Any,
+    device: str,
+    kept: Path,
 ) -> Teacher:
     """Ask a teacher about each answer, once: an interrupted training finds what it said.
 
     Args:
-        weights: the teacher's.
+        teacher: its weights, or where it is served.
         chats: each call as the teacher reads it.
         samples: the student's, whose answers are asked about.
         tokenizer: the student's.
-        device: where it computes.
+        device: where a teacher on this machine computes.
         kept: file for what it said.
 
     Raises:
         DistillError: the teacher has another tokenizer, so that its probabilities are of other tokens.
+        EngineError: its server does not answer.
     """
     import torch
 
     if kept.exists():
         return Teacher(**torch.load(kept, weights_only=True))
+    if isinstance(teacher, Weights):
+        said = _ask_here(teacher, chats, samples, tokenizer, device)
+    else:
+        said = asyncio.run(_ask_server(teacher, chats, samples, tokenizer))
+    part = kept.with_name(f".{kept.name}.part")
+    torch.save({"tokens": said.tokens, "chances": said.chances}, part)
+    os.replace(part, kept)
+    return said
+
+
+def _ask_here(
+    weights: Weights, chats: Sequence[Chat], samples: Sequence[Sample], tokenizer: Any, device: str
+) -> Teacher:
+    import torch
+
     model, own = load_base(weights)
     if own.get_vocab() != tokenizer.get_vocab():
-        raise DistillError(
-            f"The teacher {weights.name} has another tokenizer than the base, so its probabilities are of other tokens; "
-            "leave teacher_model out and let its answers be learnt: that needs no common tokenizer."
-        )
+        raise _other_tokenizer(weights.name)
     if own.chat_template is None:
         raise DistillError(f"The teacher {weights.name} has no chat template; take an instruct model.")
     model.to(device).eval()
@@ -91,7 +119,35 @@ def ask_teacher(
         best = logits.cpu().float().softmax(-1).topk(KEPT)
         tokens.append(best.indices)
         chances.append(best.values / best.values.sum(-1, keepdim=True))
-    part = kept.with_name(f".{kept.name}.part")
-    torch.save({"tokens": tokens, "chances": chances}, part)
-    os.replace(part, kept)
     return Teacher(tokens, chances)
+
+
+async def _ask_server(server: VllmServer, chats: Sequence[Chat], samples: Sequence[Sample], tokenizer: Any) -> Teacher:
+    import torch
+
+    from ..engines.retries import patient_client
+
+    gate = asyncio.Semaphore(AT_ONCE)
+    async with patient_client() as client:
+        ids = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+        for start in range(0, len(ids), TRIED_AT_ONCE):
+            text = tokenizer.decode(ids[start : start + TRIED_AT_ONCE])
+            if await server.tokens(client, text) != tokenizer(text, add_special_tokens=False).input_ids:
+                raise _other_tokenizer(server.base)
+
+        async def asked(chat: Chat, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
+            async with gate:
+                prompt = await server.tokens(client, chat)
+                places = await server.log_probabilities(client, [*prompt, *sample.answer], len(sample.answer))
+            chances = torch.tensor([list(place.values()) for place in places]).softmax(-1)
+            return torch.tensor([list(place) for place in places]), chances
+
+        said = await asyncio.gather(*map(asked, chats, samples))
+    return Teacher([tokens for tokens, _ in said], [chances for _, chances in said])
+
+
+def _other_tokenizer(name: str) -> DistillError:
+    return DistillError(
+        f"The teacher {name} has another tokenizer than the base, so its probabilities are of other tokens; "
+        "leave teacher_model out and let its answers be learnt: that needs no common tokenizer."
+    )

@@ -30,6 +30,8 @@ from .teacher import TEACHER, Teacher, ask_teacher
 if TYPE_CHECKING:
     import torch
 
+    from ..engines.vllm import VllmServer
+
 TOKENS_AT_ONCE = {"cpu": 768, "cuda": 16384}
 """Tokens in one forward pass; on a processor more are no faster."""
 
@@ -70,7 +72,7 @@ class Job:
     recipe: Recipe
     folder: Path
     select: Sequence[Text] = ()
-    teacher: Weights | None = None
+    teacher: Weights | VllmServer | None = None
     chats: Sequence[Chat] = ()
     forms: int = 1
     checkpoint_seconds: float = 30.0

@@ -13,7 +13,7 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..engines.catalog import Weights
@@ -21,6 +21,9 @@ from ..errors import DistillError, HeteroError
 from .canaries import Attack, Canary, Leak, attack
 from .recipe import Recipe
 from .train import Job, Progress, Trained, train
+
+if TYPE_CHECKING:
+    from ..engines.vllm import VllmServer
 
 STOPPED = 130
 """Exit status of a training that was stopped after its checkpoint was written."""
@@ -138,12 +141,20 @@ def read_job(line: str) -> Job | Attack:
         texts=[(call, answer) for call, answer in values["texts"]],
         recipe=Recipe(**values["recipe"]),
         folder=Path(values["folder"]),
-        teacher=Weights(**values["teacher"]) if values["teacher"] else None,
+        teacher=_teacher(values["teacher"]) if values["teacher"] else None,
         chats=values["chats"],
         select=[(call, answer) for call, answer in values["select"]],
         forms=values["forms"],
         checkpoint_seconds=values["checkpoint_seconds"],
     )
+
+
+def _teacher(values: dict[str, Any]) -> Weights | VllmServer:
+    if "base_url" not in values:
+        return Weights(**values)
+    from ..engines.vllm import VllmServer  # and openai with it, which takes a moment
+
+    return VllmServer(**values)
 
 
 def main() -> int:

