@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import multiprocessing
 import os
 import random
@@ -20,7 +21,7 @@ import pytest
 
 from hetero_agents import Budget, ConfigError, Ledger, Slot, code_agent, slot, subject, workflow_outcome
 from hetero_agents.bindings import Lock, SlotLock, SpecialistId, Workspace
-from hetero_agents.bindings.lock import Stage
+from hetero_agents.bindings.lock import Shown, Stage
 from hetero_agents.bindings.workspace import CANARY_SHARE
 from hetero_agents.contract import SlotId
 from hetero_agents.rollout import iterate as iterating
@@ -445,6 +446,58 @@ def test_alarms_share_the_chance_to_be_false() -> None:
     assert 20 <= wealth_against_good([True] * 2, 0.1) < 40
     assert [one.broken for one in findings(seen, Promise(0.1))] == [True]
     assert [one.broken for one in findings(seen, Promise(0.1, p95_seconds=1.0))] == [False, False]
+
+
+BY = Promise(0.1, by="language")
+
+
+def spoken(language: str, wrong: list[bool]) -> list[Seen]:
+    return [Seen(True, one, 0.1, slice=json.dumps(language)) for one in wrong]
+
+
+def test_a_bad_corner_is_found_although_all_answers_together_are_good() -> None:
+    seen = [one for _ in range(8) for one in (*spoken("en", [False] * 25), *spoken("de", [True]))]
+    assert not any(one.broken for one in findings(seen, Promise(0.1)))
+    assert [(one.asked, one.broken) for one in findings(seen, BY)] == [
+        ('the error budget of 0.1 for language = "en"', False),
+        ('the error budget of 0.1 for language = "de"', True),
+    ]
+
+
+def test_who_goes_on_is_shown_to_be_good_for_each_value_that_it_answered() -> None:
+    seen = [*spoken("en", [False] * 60), *spoken("de", [False])]
+    assert [one.kept for one in findings(seen, Promise(0.1))] == [True]
+    assert [one.kept for one in findings(seen, BY)] == [True, False]
+    assert [one.kept for one in findings([], BY)] == [False]
+
+
+def test_alarms_for_values_share_the_chance_to_be_false_however_many_there_are() -> None:
+    """An alarm for all answers takes a wealth of 20; that for the first value 40, for the second 120, for the third 240."""
+    assert [one.broken for one in findings(spoken("en", [True] * 2), Promise(0.1))] == [True]
+    assert [one.broken for one in findings(spoken("en", [True] * 2), BY)] == [False]
+    assert 120 <= wealth_against_good([True] * 3, 0.1) < 240
+    seen = [one for language in ("en", "de", "fr") for one in spoken(language, [True] * 3)]
+    assert [one.broken for one in findings(seen, BY)] == [True, True, False]
+
+
+def test_what_is_compared_is_noted_for_its_value_and_one_bad_value_stops_the_specialist(open_app: OpenApp) -> None:
+    @slot(name=ID)
+    async def name(text: str, language: str) -> str:
+        """Name it."""
+        ...
+
+    app = open_app({"fake:big": answers("b"), ONE: answers(SURE)}, TOML + BUDGET + 'error_budget_by = "language"\n')
+    part = Shown(threshold=0.5, calls=50, kept=30, wrong=0, upper_bound=0.1)
+    shown = certificate(checks_sha256=name.checks_sha256, by="language", slices={'"de"': part, '"en"': part})
+    app.workspace.add_specialist(ONE, lock_entry(ID, name.contract.sha256).model_copy(update={"certificate": shown}))
+    app.workspace.activate(ID, ONE, "active", 1.0)
+    for one in spoken("en", [False] * 150):
+        app.state.saw(ONE, "active", one, BY)
+    assert [name.sync(str(n), "de") for n in range(3)] == ["a"] * 3
+    settled(app)
+    assert [one.slice for one in app.state.evidence(ONE, "active")][-3:] == ['"de"'] * 3
+    assert 'for language = "de"' in (app.state.stopped(ONE) or "")
+    assert name.sync("again", "en") == "b"
 
 
 PRICED = """\

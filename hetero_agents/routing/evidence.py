@@ -43,6 +43,8 @@ class Seen:
     cost: float | None = None
     """What the call costs with the specialist, as a share of what its teacher's answer costs: its own cost, and the teacher's too
     where it is not kept. None where a price is not known."""
+    slice: str = ""
+    """To which part of the calls it belongs, where the error budget is asked of each on its own (`slice_of`)."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,17 @@ class Promise:
     """95 of 100 of them take at most so long."""
     cost: float | None = None
     """With it a call costs at most this share of what its teacher's answer costs, in the mean of the calls that are seen."""
+    by: str | None = None
+    """The parameter for each of whose values the error budget is asked on its own."""
 
     @classmethod
     def of(cls, entry: SlotConfig) -> Promise | None:
         """Return what `hetero.toml` says of a slot; None without an error budget."""
-        return None if entry.error_budget is None else cls(entry.error_budget, entry.p95_seconds, entry.cost)
+        return (
+            None
+            if entry.error_budget is None
+            else cls(entry.error_budget, entry.p95_seconds, entry.cost, entry.error_budget_by)
+        )
 
     def met_by(self, seen: Seen) -> bool:
         """Return whether one call alone is no evidence against it: no alarm begins with such a one."""
@@ -86,39 +94,42 @@ def findings(seen: Sequence[Seen], promise: Promise) -> list[Finding]:
     """Return what the evidence says of each thing that is asked of a specialist, errors first.
 
     That all are kept is shown where each is, at `ALPHA` (an intersection of hypotheses needs no correction); that one is broken is
-    an alarm, so they share `ALPHA` (the union bound).
+    an alarm, so they share `ALPHA` (the union bound): equally errors, seconds and cost, and of errors' part the k-th value that is seen of the parameter
+    of `error_budget_by` has 1 / (k (k + 1)), since nobody knows how many there will be.
 
     Args:
         seen: of one specialist in one stage, in its order.
         promise: what is asked.
     """
     kept = [one for one in seen if one.kept]
-    wrong = [float(one.wrong) for one in kept]
-    tests = [
-        (
-            f"the error budget of {promise.error_budget:g}",
-            f"{sum(wrong):.0f} of {len(wrong)} kept answers were wrong, of {len(seen)} that were compared",
-            (wrong, promise.error_budget, 1.0),
-        )
-    ]
+    values = list(dict.fromkeys(one.slice for one in kept)) if promise.by else []
+    parts = [(f" for {promise.by} = {value}", [one for one in kept if one.slice == value]) for value in values]
+    tests: list[tuple[str, str, tuple[Sequence[float], float, float], float]] = []
+    for number, (name, part) in enumerate(parts or [("", kept)], 1):
+        wrong = [float(one.wrong) for one in part]
+        told = f"{sum(wrong):.0f} of {len(wrong)} kept answers{name} were wrong, of {len(seen)} that were compared"
+        share = 1 / (number * (number + 1)) if promise.by else 1.0
+        asked = f"the error budget of {promise.error_budget:g}{name}"
+        tests.append((asked, told, (wrong, promise.error_budget, 1.0), share))
     if promise.p95_seconds is not None:
         late = [float(one.seconds > promise.p95_seconds) for one in kept]
         told = f"{sum(late):.0f} of {len(late)} took longer than {promise.p95_seconds:g} s"
-        tests.append((f"p95_seconds = {promise.p95_seconds:g}", told, (late, LATE, 1.0)))
+        tests.append((f"p95_seconds = {promise.p95_seconds:g}", told, (late, LATE, 1.0), 1.0))
     if promise.cost is not None:
         shares = [min(one.cost, DOUBLE) for one in seen if one.cost is not None]
         told = "what calls cost is not known, since a model has no price"
         if shares:
             told = f"{len(shares)} calls cost {fmean(shares):.3g} of what the teacher's answers cost"
-        tests.append((f"cost = {promise.cost:g}", told, (shares, promise.cost, DOUBLE)))
+        tests.append((f"cost = {promise.cost:g}", told, (shares, promise.cost, DOUBLE), 1.0))
+    kinds = 1 + (promise.p95_seconds is not None) + (promise.cost is not None)
     return [
         Finding(
             asked,
             told,
             kept=wealth_against_bad(*bet) >= 1 / ALPHA,
-            broken=wealth_against_good(bet[0], bet[1]) >= len(tests) / ALPHA,
+            broken=wealth_against_good(bet[0], bet[1]) >= kinds / (ALPHA * share),
         )
-        for asked, told, bet in tests
+        for asked, told, bet, share in tests
     ]
 
 

@@ -23,11 +23,11 @@ REST_SECONDS: Final = 60.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS breaker (specialist TEXT PRIMARY KEY, failures INTEGER NOT NULL, until REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS seen (
+CREATE TABLE IF NOT EXISTS evidence (
     number INTEGER PRIMARY KEY AUTOINCREMENT, specialist TEXT NOT NULL, stage TEXT NOT NULL,
-    kept INTEGER NOT NULL, wrong INTEGER NOT NULL, seconds REAL NOT NULL, cost REAL
+    kept INTEGER NOT NULL, wrong INTEGER NOT NULL, seconds REAL NOT NULL, cost REAL, slice TEXT NOT NULL
 );
-CREATE INDEX IF NOT EXISTS seen_of ON seen (specialist, stage);
+CREATE INDEX IF NOT EXISTS evidence_of ON evidence (specialist, stage);
 CREATE TABLE IF NOT EXISTS stopped (specialist TEXT PRIMARY KEY, why TEXT NOT NULL);
 """
 
@@ -85,8 +85,8 @@ class State:
         """Remember an answer, and stop the specialist where the evidence says that it breaks what is asked of it."""
         with contextlib.suppress(sqlite3.Error), self._database.transaction() as connection:
             connection.execute(
-                "INSERT INTO seen (specialist, stage, kept, wrong, seconds, cost) VALUES (?, ?, ?, ?, ?, ?)",
-                (specialist, stage, seen.kept, seen.wrong, seen.seconds, seen.cost),
+                "INSERT INTO evidence (specialist, stage, kept, wrong, seconds, cost, slice) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (specialist, stage, seen.kept, seen.wrong, seen.seconds, seen.cost, seen.slice),
             )
             if promise is None or promise.met_by(seen):
                 return
@@ -109,20 +109,20 @@ class State:
     @staticmethod
     def _evidence(connection: sqlite3.Connection, specialist: str, stage: Watched) -> list[Seen]:
         rows = connection.execute(
-            "SELECT kept, wrong, seconds, cost FROM seen WHERE specialist = ? AND stage = ? ORDER BY number",
+            "SELECT kept, wrong, seconds, cost, slice FROM evidence WHERE specialist = ? AND stage = ? ORDER BY number",
             (specialist, stage),
         )
-        return [Seen(bool(kept), bool(wrong), seconds, cost) for kept, wrong, seconds, cost in rows]
+        return [Seen(bool(kept), bool(wrong), seconds, cost, part) for kept, wrong, seconds, cost, part in rows]
 
     def forget_evidence(self, specialist: str) -> None:
         """Forget what was seen of a specialist, because it was of another policy; a stop stays."""
         with contextlib.suppress(sqlite3.Error), self._database.transaction() as connection:
-            connection.execute("DELETE FROM seen WHERE specialist = ?", (specialist,))
+            connection.execute("DELETE FROM evidence WHERE specialist = ?", (specialist,))
 
     def forget(self, specialist: str) -> None:
         """Begin anew with a specialist: whoever promotes it says that it may be used."""
         with contextlib.suppress(sqlite3.Error), self._database.transaction() as connection:
-            for table in ("breaker", "seen", "stopped"):
+            for table in ("breaker", "evidence", "stopped"):
                 connection.execute(f"DELETE FROM {table} WHERE specialist = ?", (specialist,))
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import Span, SpanKind
 
 from ..bindings import Binding, SlotConfig, Specialist, SpecialistId
+from ..bindings.lock import slice_of
 from ..contract import compact_json, sha256_of
 from ..routing import (
     Answer,
@@ -122,7 +123,7 @@ class _Beside:
             below = self.answer.attempt
         if made is None or unsure is not None:
             cost = await self._cost(mine, made, teacher, below, kept=False)
-            self._saw(binding.coming, "shadow", Seen(False, False, made.seconds if made else 0.0, cost))
+            self._saw(binding.coming, "shadow", Seen(False, False, made.seconds if made else 0.0, cost, self._slice))
             return
         if below is None:
             below, _ = await self._ask(teacher)
@@ -131,7 +132,7 @@ class _Beside:
             output = self._json(below)
         wrong = not await self._same(self._json(made), output)
         cost = await self._cost(mine, made, teacher, below)
-        self._saw(binding.coming, "shadow", Seen(True, wrong, made.seconds, cost))
+        self._saw(binding.coming, "shadow", Seen(True, wrong, made.seconds, cost, self._slice))
 
     async def _audit(self, specialist: str, stage: Watched, output: Any) -> None:
         """The model below answers a call that a specialist has answered alone, or the cache by meaning."""
@@ -148,7 +149,7 @@ class _Beside:
             cost = await self._cost(mine, made, teacher, below)
         if below is not None:
             wrong = not await self._same(output, self._json(below))
-            self._saw(specialist, stage, Seen(True, wrong, made.seconds, cost))
+            self._saw(specialist, stage, Seen(True, wrong, made.seconds, cost, self._slice))
 
     @property
     def _models(self) -> list[Link]:
@@ -193,6 +194,10 @@ class _Beside:
             told = {Names.OUTPUT: compact_json(self._json(made)), Names.CONFIDENCE: made.confidence}
             span.set_attributes({key: value for key, value in told.items() if value is not None})
             return made, unsure
+
+    @property
+    def _slice(self) -> str:
+        return slice_of(json.loads(self.question), self.binding.entry.error_budget_by)
 
     def _json(self, made: Attempt) -> Any:
         return self.slot.contract.dump_output(made.output)
