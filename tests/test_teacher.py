@@ -13,15 +13,18 @@ from typing import Any, ClassVar
 
 import pytest
 
-from hetero_agents import ConfigError, DistillError, EngineError
+from hetero_agents import DistillError, EngineError
 from hetero_agents.bindings import Workspace
+from hetero_agents.contract import Contract, Sha256, SlotId
 from hetero_agents.distill import Recipe, teacher
-from hetero_agents.distill.base import load_base, sample_of
-from hetero_agents.distill.specialise import teacher_of
+from hetero_agents.distill.base import chat_of, load_base, sample_of
+from hetero_agents.distill.curate import Dataset, Example
+from hetero_agents.distill.specialise import job_of, teacher_of
 from hetero_agents.distill.train import Job, train
 from hetero_agents.distill.worker import job_line, read_job
 from hetero_agents.engines.catalog import find_weights
 from hetero_agents.engines.vllm import LIKELIEST, VllmServer
+from hetero_agents.errors import UserError
 
 WEIGHTS = find_weights("smollm2-135m-instruct")
 
@@ -50,11 +53,27 @@ def test_a_teacher_is_a_local_model_or_one_of_models_on_a_vllm_server(tmp_path: 
         ("api", "'openai:gpt-5.2' can be no teacher_model: its API does not say"),
         ("wary", "What 'wary' says may not be trained on: write train_on_outputs = true"),
         ("vllm:large", "What 'vllm:large' says may not be trained on"),
+        ("larg", "There is no teacher_model 'larg', did you mean 'large'"),
     ],
 )
 def test_who_can_be_no_teacher_is_refused_in_a_sentence(name: str, sentence: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         named(name, tmp_path)
+
+
+def test_a_job_has_its_teacher_and_each_call_as_the_teacher_reads_it(tmp_path: Path) -> None:
+    async def name(text: str) -> str:
+        """Name it."""
+        ...
+
+    contract = Contract(name, SlotId("teacher.name"))
+    example = Example(Sha256("k"), {"text": "x"}, "y", "big", False, "t", "s")
+    data = Dataset({"train": [example], "select": [], "certify": [], "test": []}, "", {}, 0, 0)
+    of = VllmServer("large")
+    job = job_of(contract, data, WEIGHTS, Recipe(teacher_model="large"), tmp_path, of)
+    assert (job.teacher, job.chats) == (of, [chat_of(contract.messages({"text": "x"}))])
+    alone = job_of(contract, data, WEIGHTS, Recipe(), tmp_path, None)
+    assert (alone.teacher, alone.chats, alone.texts) == (None, (), job.texts)
 
 
 @pytest.mark.parametrize("of", [WEIGHTS, VllmServer("large", "http://127.0.0.1:9/v1"), None])
@@ -168,11 +187,11 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[VllmServer]:
 def test_a_teacher_on_a_vllm_server_says_what_it_says_here(vllm: VllmServer, tmp_path: Path) -> None:
     import torch
 
-    chats = [[{"role": "user", "content": f"Name {what}."}] for what in ("a letter", "an old animal")]
+    chats = [[{"role": "user", "content": f"Name {what}."}] for what in ("a letter", "an old animal", "a letter")]
     tokenizer = _Vllm.tokenizer
     samples = [
         sample_of(tokenizer, WEIGHTS, "x\n", said)
-        for said in ('"refund"', "An old grey elephant, or something rare: Xqz.")
+        for said in ('"refund"', "An old grey elephant, or something rare: Xqz.", '"refund"')
     ]
     here = teacher.ask_teacher(WEIGHTS, chats, samples, tokenizer, "cpu", tmp_path / "here.pt")
     there = teacher.ask_teacher(vllm, chats, samples, tokenizer, "cpu", tmp_path / "there.pt")
@@ -181,8 +200,10 @@ def test_a_teacher_on_a_vllm_server_says_what_it_says_here(vllm: VllmServer, tmp
     ):
         assert theirs.shape == (len(mine), LIKELIEST)
         assert torch.equal(mine[:, 0], theirs[:, 0])
+        assert [set(place) for place in mine[:, :LIKELIEST].tolist()] == [set(place) for place in theirs.tolist()]
         kept = chances[:, :LIKELIEST] / chances[:, :LIKELIEST].sum(-1, keepdim=True)
         assert torch.allclose(kept, their_chances, atol=1e-4)
+    assert there.tokens[2] is there.tokens[0], "what is repeated is asked once"
     again = teacher.ask_teacher(
         VllmServer("gone", "http://127.0.0.1:9/v1"), [], [], tokenizer, "cpu", tmp_path / "there.pt"
     )
@@ -206,7 +227,11 @@ def test_a_served_teacher_with_another_tokenizer_is_refused_in_a_sentence(vllm: 
     ("status", "body", "sentence"),
     [
         (404, {"error": "Not Found"}, "refuses a request \\(404"),
-        (200, {"choices": [{"text": "x"}]}, "says no probabilities of a given text: it is no vLLM server"),
+        (500, {}, "failed \\(500\\); its log says why"),
+        (200, {"choices": [{"text": "x"}]}, "is not vLLM's: it says no probabilities of a given text"),
+        (200, {"choices": []}, "is not vLLM's"),
+        (200, {"detail": "Sign in"}, "is not vLLM's"),
+        (200, "<html>", "is not vLLM's"),
     ],
 )
 def test_a_server_that_says_no_probabilities_is_named_in_a_sentence(

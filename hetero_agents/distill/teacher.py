@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..contract import compact_json
 from ..engines.catalog import Weights
 from ..errors import DistillError
 from .base import Chat, load_base, prompt_tokens
@@ -34,7 +35,7 @@ AT_ONCE = 16
 """Requests that a teacher's server works on at a time."""
 
 TRIED_AT_ONCE = 2000
-"""Words of the vocabulary whose text is sent to a server in one piece, to see whether it has the same."""
+"""Words of the vocabulary whose text is sent to a server in one piece, to see whether it cuts it the same."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,16 @@ def ask_teacher(
 
     if kept.exists():
         return Teacher(**torch.load(kept, weights_only=True))
+    # Balance and options in other orders repeat calls.
+    asked = [(compact_json(chat), tuple(sample.answer)) for chat, sample in zip(chats, samples, strict=True)]
+    once = {key: number for number, key in reversed(list(enumerate(asked)))}
+    some, answers = [chats[number] for number in once.values()], [samples[number] for number in once.values()]
     if isinstance(teacher, Weights):
-        said = _ask_here(teacher, chats, samples, tokenizer, device)
+        said = _ask_here(teacher, some, answers, tokenizer, device)
     else:
-        said = asyncio.run(_ask_server(teacher, chats, samples, tokenizer))
+        said = asyncio.run(_ask_server(teacher, some, answers, tokenizer))
+    place = {key: number for number, key in enumerate(once)}
+    said = Teacher([said.tokens[place[key]] for key in asked], [said.chances[place[key]] for key in asked])
     part = kept.with_name(f".{kept.name}.part")
     torch.save({"tokens": said.tokens, "chances": said.chances}, part)
     os.replace(part, kept)
@@ -129,7 +136,8 @@ async def _ask_server(server: VllmServer, chats: Sequence[Chat], samples: Sequen
 
     gate = asyncio.Semaphore(AT_ONCE)
     async with patient_client() as client:
-        ids = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+        # Both cut the same texts, in which every word of the vocabulary stands, special ones too.
+        ids = sorted(tokenizer.get_vocab().values())
         for start in range(0, len(ids), TRIED_AT_ONCE):
             text = tokenizer.decode(ids[start : start + TRIED_AT_ONCE])
             if await server.tokens(client, text) != tokenizer(text, add_special_tokens=False).input_ids:

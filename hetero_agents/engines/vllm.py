@@ -1,12 +1,13 @@
 """The `vllm:` engine: a vLLM server that somebody runs, over its OpenAI API, adapters loaded at run time.
 
-The server needs `--enable-lora`, `--trust-request-chat-template` (for baked specialists) and
+To serve specialists it needs `--enable-lora`, `--trust-request-chat-template` (for baked specialists) and
 `VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`, and the adapter's folder at the same path as here. Adapter names are immutable: base, specialist, and the weights' hash.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,9 @@ class VllmServer:
         asked: dict[str, Any] = {"prompt": text, "add_special_tokens": False}
         if not isinstance(text, str):
             asked = {"messages": text, "add_generation_prompt": True}
-        return (await self._post(client, f"{self.url.removesuffix('/v1')}/tokenize", asked))["tokens"]
+        said = await self._post(client, f"{self.url.removesuffix('/v1')}/tokenize", asked)
+        with self._of_vllm():
+            return said["tokens"]
 
     async def log_probabilities(
         self, client: httpx2.AsyncClient, tokens: Sequence[int], places: int
@@ -70,16 +73,14 @@ class VllmServer:
             EngineError: the server does not answer, or not that.
         """
         asked = {"prompt": tokens, "max_tokens": 1, "temperature": 0, "prompt_logprobs": LIKELIEST}
-        [choice] = (await self._post(client, f"{self.url}/completions", asked))["choices"]
+        said = await self._post(client, f"{self.url}/completions", asked)
         found: list[dict[int, float]] = []
-        for said in (choice.get("prompt_logprobs") or [None] * len(tokens))[-places:]:
-            if said is None:
-                raise EngineError(
-                    f"The server at {self.url} says no probabilities of a given text: it is no vLLM server."
-                )
-            # The token that stands there is said too where it is none of these.
-            best = sorted(((value["logprob"], int(token)) for token, value in said.items()), reverse=True)[:LIKELIEST]
-            found.append({token: chance for chance, token in best})
+        with self._of_vllm():
+            [choice] = said["choices"]
+            for place in choice["prompt_logprobs"][-places:]:
+                # The token that stands there is said too where it is none of these.
+                best = sorted(((one["logprob"], int(token)) for token, one in place.items()), reverse=True)
+                found.append({token: chance for chance, token in best[:LIKELIEST]})
         return found
 
     async def _post(self, client: httpx2.AsyncClient, url: str, asked: Mapping[str, Any]) -> Any:
@@ -87,11 +88,26 @@ class VllmServer:
             answer = await client.post(url, json={"model": self.base, **asked})
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise self.silent(error) from error
+        if answer.status_code >= 500:
+            raise EngineError(
+                f"The vLLM server at {self.url} failed ({answer.status_code}); its log says why. On a processor vLLM fails at what is asked of a teacher where it was started with --enable-lora."
+            )
         if answer.is_error:
             raise EngineError(
                 f"The vLLM server at {self.url} refuses a request ({answer.status_code} {answer.text[:200]})."
             )
-        return answer.json()
+        with self._of_vllm():
+            return answer.json()
+
+    @contextmanager
+    def _of_vllm(self) -> Generator[None]:
+        """Take an answer of another form for what it is: somebody else's."""
+        try:
+            yield
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise EngineError(
+                f"What the server at {self.url} answers is not vLLM's: it says no probabilities of a given text. Is base_url right in hetero.toml?"
+            ) from error
 
     def adapter_name(self, specialist_id: str, sha256: Sha256) -> str:
         """Return the name under which the server serves an adapter; it begins with the base's."""

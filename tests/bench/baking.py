@@ -68,7 +68,7 @@ async def measure(data: Dataset) -> dict[str, Any]:
         folder = WORK / name
         shutil.rmtree(folder, ignore_errors=True)  # a checkpoint of an earlier run would be gone on from
         folder.mkdir(parents=True)
-        trained = await train_aside(job_of(contract, data, WEIGHTS, recipe, folder), lambda done, total: None)
+        trained = await train_aside(job_of(contract, data, WEIGHTS, recipe, folder, None), lambda done, total: None)
         adapter_to_gguf(folder / "adapter", fetch_weights(WEIGHTS), folder / "adapter.gguf")
         servers = LocalServers()
         model = local_model(servers, WEIGHTS, folder / "adapter.gguf", name, baked=bake)

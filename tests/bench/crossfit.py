@@ -16,7 +16,7 @@ from pathlib import Path
 from examples.tool_desk.demo import FOLDER, RECIPES
 from examples.tool_desk.figures import SLOTS
 from hetero_agents.bindings import SpecialistId, Workspace
-from hetero_agents.contract import compact_json
+from hetero_agents.contract import compact_json, sha256_of
 from hetero_agents.distill import wilson
 from hetero_agents.distill.curate import Dataset, Example
 from hetero_agents.distill.evaluate import same
@@ -35,7 +35,9 @@ async def answered(app: App, name: str, demo: Path) -> None:
     contract, recipe = SLOTS[name].contract, RECIPES[name]
     data = max((demo / ".hetero" / "distill" / name).glob("*/dataset.json"), key=lambda file: file.stat().st_mtime)
     examples = [example for part in Dataset.from_json(data.read_text("utf-8")).parts.values() for example in part]
-    base, folder = base_of(app, None), OUT / name
+    # Answers of another recipe, contract or data are others.
+    key = sha256_of([recipe.sha256, contract.sha256, [example.key for example in examples]])
+    base, folder = base_of(app, None), OUT / name / key[:16]
     folder.mkdir(parents=True, exist_ok=True)
     right, of_tools = list[bool](), Counter[tuple[int, bool]]()
     for fold in range(FOLDS):

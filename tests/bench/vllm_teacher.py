@@ -28,7 +28,8 @@ CALLS = 40
 
 def main() -> None:
     """Measure and print one JSON line."""
-    files = list((FOLDER / ".hetero" / "distill" / fill.id).glob("*/dataset.json"))
+    found = (FOLDER / ".hetero" / "distill" / fill.id).glob("*/dataset.json")
+    files = sorted(found, key=lambda file: file.stat().st_mtime)
     if not files:
         sys.exit("Run `make demo` first: the measurement needs its data.")
     train, contract = Dataset.from_json(files[-1].read_text()).parts["train"][:CALLS], fill.contract

@@ -70,7 +70,7 @@ async def measure(name: str) -> dict[str, Any]:
         max((FOLDER / ".hetero" / "distill" / name).glob("*/dataset.json"), key=lambda p: p.stat().st_mtime).read_text()
     )
     recipe = Recipe(epochs=RECIPES[name].epochs, max_length=RECIPES[name].max_length, patience=0)
-    job = job_of(contract, data, weights, recipe, work / "ours")
+    job = job_of(contract, data, weights, recipe, work / "ours", None)
     job = Job(weights, job.texts, recipe, work / "ours")
     model, tokenizer = load_base(weights)
     end = weights.end_of_turn or tokenizer.eos_token
