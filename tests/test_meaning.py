@@ -447,7 +447,7 @@ def said_of(right: bool) -> Answers:
     from pydantic_ai.models.function import AgentInfo
 
     class Saying(Answers):
-        def reply(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        async def reply(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
             self.asked.append(list(messages))
             topic = re.findall(r"topic\d+", self.seen()[-1])[-1]
             return ModelResponse(parts=[TextPart(json.dumps(topic if right else str(len(self.asked))))])
