@@ -181,6 +181,48 @@ def test_other_inputs_are_a_reason_to_train_where_there_are_examples_of_them(
     assert begun == ([ID] if trains else [])
 
 
+@pytest.mark.parametrize(
+    ("until", "since", "now", "trains"),
+    [
+        (None, "first@2", 110, True),
+        ("first@1", "first@2", 110, True),
+        ("first@2", "first@2", 110, False),
+        (None, None, 110, False),
+        (None, "first@2", 100, False),
+    ],
+)
+def test_another_specialist_of_a_slot_before_it_is_a_reason_to_certify_anew(
+    open_app: OpenApp,
+    monkeypatch: pytest.MonkeyPatch,
+    begun: list[str],
+    until: str | None,
+    since: str | None,
+    now: int,
+    trains: bool,
+) -> None:
+    app, name = workspace(open_app, 100, 80, "text")
+    assert isinstance(app.vault, MemoryVault)
+    when = TRAINED - 2000, TRAINED + 900
+    for trace, start, specialist in zip(("b000001", "c000001"), when, (until, since), strict=True):
+        who: dict[str, Any] = {"specialist": specialist} if specialist else {}
+        app.vault.write([{**call_span(trace, start, slot="first.slot", **who), "span_id": f"{trace}02"}])
+    done = iterated(app, name, monkeypatch, now)
+    assert begun == ([ID] if trains else [])
+    assert trains or "not enough is new" in done.why
+
+
+def test_who_answers_after_it_or_in_other_runs_is_no_reason(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch, begun: list[str]
+) -> None:
+    app, name = workspace(open_app, 100, 80, "text")
+    assert isinstance(app.vault, MemoryVault)
+    for trace, start in (("c000001", TRAINED + 5000), ("other01", TRAINED + 900)):
+        last = call_span(trace, start, slot="other.slot", specialist="other@1")
+        app.vault.write([{**last, "span_id": f"{trace}02"}])
+    iterated(app, name, monkeypatch, 110)
+    assert begun == []
+
+
 def test_without_embeddings_a_round_goes_on_and_says_so(
     open_app: OpenApp, monkeypatch: pytest.MonkeyPatch, begun: list[str]
 ) -> None:

@@ -17,12 +17,13 @@ from hetero_agents import DistillError, EngineError
 from hetero_agents.bindings import Workspace
 from hetero_agents.contract import Contract, Sha256, SlotId
 from hetero_agents.distill import Recipe, teacher
-from hetero_agents.distill.base import chat_of, load_base, sample_of
+from hetero_agents.distill.base import chat_of, load_base, load_tokenizer, safetensors_folder, sample_of
 from hetero_agents.distill.curate import Dataset, Example
 from hetero_agents.distill.specialise import job_of, teacher_of
 from hetero_agents.distill.train import Job, train
 from hetero_agents.distill.worker import job_line, read_job
 from hetero_agents.engines.catalog import find_weights
+from hetero_agents.engines.served import fetch_served
 from hetero_agents.engines.vllm import LIKELIEST, VllmServer
 from hetero_agents.errors import UserError
 
@@ -171,16 +172,15 @@ class _Vllm(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[VllmServer]:
-    model, tokenizer = load_base(WEIGHTS)
-    monkeypatch.setattr(_Vllm, "model", model)
-    monkeypatch.setattr(_Vllm, "tokenizer", tokenizer)
+@pytest.fixture(scope="module")
+def vllm() -> Iterator[VllmServer]:
+    _Vllm.model, _Vllm.tokenizer = load_base(WEIGHTS)
     server = HTTPServer(("127.0.0.1", 0), _Vllm)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield VllmServer("base", f"http://127.0.0.1:{server.server_port}/v1")
     server.shutdown()
     server.server_close()
+    _Vllm.model = _Vllm.tokenizer = None
 
 
 @pytest.mark.model
@@ -258,7 +258,7 @@ def test_a_server_that_says_no_probabilities_is_named_in_a_sentence(
 
 @pytest.mark.model
 def test_a_server_that_is_not_there_is_named_in_a_sentence(tmp_path: Path) -> None:
-    tokenizer = load_base(WEIGHTS)[1]
+    tokenizer = load_tokenizer(safetensors_folder(fetch_served(WEIGHTS)))
     gone = VllmServer("gone", "http://127.0.0.1:9/v1")
     with pytest.raises(EngineError, match="does not answer"):
         teacher.ask_teacher(gone, [], [], tokenizer, "cpu", tmp_path / "t")

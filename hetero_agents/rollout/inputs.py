@@ -22,7 +22,7 @@ from ..distill.rehearse import look_at
 from ..distill.specialise import Progress
 from ..routing import ALPHA
 from ..slots import App, Slot
-from ..spans import SlotCall, calls_of
+from ..spans import Names, SlotCall, calls_of, read_traces
 
 FEWEST: Final = 50
 """Runs before, and since, from which inputs are compared."""
@@ -95,6 +95,29 @@ async def inputs_of(
     old, new = list(before.values())[-MOST:], list(since.values())[first * BLOCK :]
     seen = await look_at(app, slot, [call.input for call in (*old, *new)], progress)
     return Inputs(len(before), len(since), evidence(seen[: len(old)], seen[len(old) :], first))
+
+
+def new_before(app: App, slot: Slot[..., Any], since: str) -> list[str]:
+    """Return the specialists that have answered other slots before this one in its runs since a moment, and in none until then.
+
+    What this slot reads may be their answers, so what was shown of it on answers of others must be shown anew.
+
+    Args:
+        app: the workspace.
+        slot: the slot.
+        since: the moment, in ISO 8601.
+    """
+    moment = datetime.fromisoformat(since).timestamp() * 1e9
+    until: set[str] = set()
+    after: set[str] = set()
+    for trace in read_traces(app.vault, slot=slot.id):
+        calls = [span for span in trace.spans if Names.CONTRACT in span["attributes"]]
+        last = max((call["start"] for call in calls if call["attributes"][Names.SLOT] == slot.id), default=0)
+        for call in calls:
+            by = call["attributes"]
+            if by[Names.SLOT] != slot.id and Names.SPECIALIST in by and call["start"] < last:
+                (after if last >= moment else until).add(by[Names.SPECIALIST])
+    return sorted(after - until)
 
 
 def first_of(since: int) -> int:

@@ -13,7 +13,7 @@ from ..distill.loop import curated
 from ..distill.specialise import Progress
 from ..errors import ConfigError, DistillError, HeteroError
 from ..slots import App, Slot
-from .inputs import inputs_of
+from .inputs import inputs_of, new_before
 from .ladder import step
 from .movable import newest
 
@@ -21,7 +21,7 @@ FRESH = 0.2
 """Share by which the examples must have grown for another training to pay."""
 
 FRESH_INPUTS = 0.05
-"""The same where inputs have become others: without some of the new kind there is nothing to learn of it."""
+"""The same where inputs have become others, or other specialists answer the slots before it: without some of the new kind nothing can be learnt or shown of it."""
 
 Did = Literal["moved", "waits", "trained", "nothing"]
 
@@ -41,7 +41,7 @@ async def iterate(app: App, slot: Slot[..., Any], *, may_train: bool = True, pro
     """Do what is to be done for a slot now, one thing.
 
     A specialist on its way, or a stopped one, is moved. Where none is on its way and the vault has enough new examples, or some and inputs
-    have become others, another is trained; one whose error budget is certified begins in the shadow.
+    have become others or slots before it other specialists, another is trained and certified; one whose error budget is certified begins in the shadow.
 
     Args:
         app: the workspace.
@@ -121,6 +121,9 @@ async def _reason_to_train(
         return grown, ""
     if now < (1 + FRESH_INPUTS) * before:
         return None, nothing
+    shown = entry.certificate.created if entry.certificate else entry.created
+    if others := new_before(app, slot, shown):
+        return f"{grown}; before it in its runs now answer {', '.join(others)}, which did not when it was certified", ""
     try:
         seen = await inputs_of(app, slot, entry, progress)
     except HeteroError as error:  # no embeddings: all else goes on without them
