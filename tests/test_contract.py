@@ -149,7 +149,13 @@ def test_a_mark_that_names_no_parameter_says_which_there_are(mark: OneOf | Fits)
 def test_one_of_a_parameter_that_is_no_list_of_strings_is_refused() -> None:
     async def classify(tools: str) -> Annotated[str, OneOf("tools")]: ...
 
-    assert "OneOf needs a parameter of type list[str], 'tools' is str" in refusal(classify)
+    assert "OneOf needs a parameter of type list[str] or dict[str, str], 'tools' is str" in refusal(classify)
+
+
+def test_one_of_described_options_takes_descriptions_that_are_texts_alone() -> None:
+    async def classify(tools: dict[str, list[str]]) -> Annotated[str, OneOf("tools")]: ...
+
+    assert "'tools' is dict[str, list[str]]" in refusal(classify)
 
 
 def test_one_of_with_another_return_type_than_str_is_refused() -> None:

@@ -50,6 +50,12 @@ async def maybe(tools: list[str]) -> Annotated[str | None, OneOf("tools")]:
     ...
 
 
+@slot(name="contract.described")
+async def described(request: str, tools: dict[str, str]) -> Annotated[str, OneOf("tools")]:
+    """Choose a tool by what it does."""
+    ...
+
+
 @slot(name="contract.fill")
 async def fill(request: str, parameters: dict[str, Any]) -> Annotated[dict[str, Any], Fits("parameters")]:
     """Write the arguments."""
@@ -204,6 +210,19 @@ def test_one_of_asks_for_the_values_of_this_call_alone() -> None:
 def test_abstaining_is_one_of_the_answers_where_the_type_allows_it() -> None:
     assert maybe.contract.answer_schema({"tools": ["a"]}) == {"enum": ["a", None]}
     assert maybe.contract.validate(None, {"tools": ["a"]}) is None
+
+
+def test_options_may_have_descriptions_which_are_read_and_not_answered() -> None:
+    call = described.contract.bind(("Rain?", {"weather": "Says how it\n  will be.", "news": ""}), {})
+    assert described.contract.baked_text(call) == "{\nweather: Says how it will be.\nnews:\n}\nRain?\n"
+    assert described.contract.answer_schema(call) == {"type": "string", "enum": ["weather", "news"]}
+    assert described.contract.options(call) == ["weather", "news"]
+    assert described.contract.option_texts(call) == ['"weather"', '"news"']
+    assert described.contract.validate("news", call) == "news"
+    with pytest.raises(ValueError, match="'Says how it' is not one of the tools"):
+        described.contract.validate("Says how it", call)
+    with pytest.raises(UserError, match="empty 'tools'"):
+        described.contract.bind(("Rain?", {}), {})
 
 
 def test_an_answer_outside_the_list_is_refused() -> None:

@@ -119,12 +119,17 @@ def test_a_parameter_that_is_not_there_is_refused() -> None:
         curate(CALLS, LABEL.contract, split_by="massage")
 
 
-def test_options_come_in_other_orders_and_with_some_left_out_but_never_without_the_answer() -> None:
-    tools = list("abcdefgh")
-    examples = [
+def with_options(tools: Any) -> list[Example]:
+    """Forty calls with these options, half of them abstaining."""
+    return [
         Example(Sha256(f"{n}"), {"request": f"r{n}", "tools": tools}, "c" if n % 2 else None, "big", False, "t", "s")
         for n in range(40)
     ]
+
+
+def test_options_come_in_other_orders_and_with_some_left_out_but_never_without_the_answer() -> None:
+    tools = list("abcdefgh")
+    examples = with_options(tools)
     varied = with_varied_options(examples, "tools", forms=3, seed=1)
     assert (
         varied
@@ -141,3 +146,11 @@ def test_options_come_in_other_orders_and_with_some_left_out_but_never_without_t
     assert len(set(orders)) > 70
     assert 20 < sum(len(order) < 8 for order in orders) < 60
     assert tools == list("abcdefgh"), "the examples themselves are as they were"
+
+
+def test_options_keep_their_descriptions_in_other_orders() -> None:
+    tools = {name: f"does {name}" for name in "abcdefgh"}
+    varied = [e.input["tools"] for e in with_varied_options(with_options(tools), "tools", forms=2, seed=1)[40:]]
+    assert all(said == tools[name] for options in varied for name, said in options.items())
+    assert len({tuple(options) for options in varied}) > 30
+    assert {8} < {len(options) for options in varied}

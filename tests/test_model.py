@@ -19,12 +19,12 @@ from pydantic_ai.direct import model_request
 
 from examples.tool_desk.desk import choose, fill
 from examples.tool_desk.work import Item, answer_lines, load_items
-from hetero_agents import DistillError, EngineError, IntegrityError, SlotResult
+from hetero_agents import DistillError, EngineError, IntegrityError, MissingExtraError, SlotResult
 from hetero_agents.bindings import Certificate, ModelConfig, Workspace
 from hetero_agents.bindings.lock import exclusive, update_lock
 from hetero_agents.cli.distill import say, values_of
 from hetero_agents.distill import Distilled, Recipe, distill, select
-from hetero_agents.distill.base import chat_of, load_base, sample_of
+from hetero_agents.distill.base import chat_of, load_base, load_tokenizer, safetensors_folder, sample_of
 from hetero_agents.distill.certify import FURTHER
 from hetero_agents.distill.loop import comparator_of
 from hetero_agents.distill.lower import LowerLayers
@@ -407,6 +407,53 @@ def test_a_whole_model_says_on_its_engine_what_it_learnt(tmp_path: Path, how: di
         servers.give_back(server)
         servers.give_back(base)
         servers.close()
+
+
+def test_an_adapter_that_was_trained_on_a_base_in_4_bits_fits_the_base_that_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft import PeftModel
+
+    loaded: list[Any] = []
+
+    def load(*arguments: Any, **options: Any) -> tuple[Any, Any]:
+        loaded.append(load_base(*arguments, **options)[0])
+        return loaded[-1], load_tokenizer(safetensors_folder(fetch_served(WEIGHTS)))
+
+    monkeypatch.setattr("hetero_agents.distill.train.load_base", load)
+    answers = [("Who?\n", "Zorblax the seventh."), ("When?\n", "On a Tuesday."), ("Where?\n", "Below the bridge.")]
+    recipe = Recipe(epochs=16, top_layers=0.2, batch_size=3, learning_rate=5e-3, load_in_4bit=True)
+    train(Job(WEIGHTS, answers, recipe, tmp_path), lambda done, total: None)
+    trained = [module for name, module in loaded[0].named_modules() if name.endswith("_proj.base_layer")]
+    assert {type(module).__name__ for module in trained} == {"Linear4bit"}
+    assert {module.weight.quant_type for module in trained} == {"nf4"}
+
+    model, tokenizer = load_base(WEIGHTS)
+    samples = [sample_of(tokenizer, WEIGHTS, *text) for text in answers]
+    rows = Examples(samples, share=False).rows(range(len(samples)))
+    tokens = sum(len(sample.answer) for sample in samples)
+    before = _loss(model, None, rows, tokenizer.pad_token_id) / tokens
+    tuned = PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
+    assert _loss(tuned, None, rows, tokenizer.pad_token_id) / tokens < 0.3 < 3 < before
+
+
+def test_4_bits_that_cannot_be_are_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    job = Job(WEIGHTS, [("Who?\n", "Zorblax.")], Recipe(load_in_4bit=True), tmp_path)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "bitsandbytes", None)
+        with pytest.raises(MissingExtraError, match=r"load_in_4bit needs .* 'hetero_agents\[qlora\]'"):
+            train(job, lambda done, total: None)
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise RuntimeError("None of the available devices are supported.\nMore of it.")
+
+    load_base(WEIGHTS)  # once as it is, so that what is refused is the 4 bits
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
+    with pytest.raises(DistillError, match=r"on this machine \(None of the available devices are supported\.\); leave"):
+        train(job, lambda done, total: None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_matrix_of_another_base_makes_no_whole_model(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ def test_what_a_recipe_does_not_say_is_as_by_default(tmp_path: Path) -> None:
         ("epochs == 2", "is not TOML"),
         ("epochs = inf", "is wrong at 'epochs': input should be a finite number"),
         ("r = true", "is wrong at 'r'"),
+        ("load_in_4bit = true\nuse_dora = true", "cannot be: load_in_4bit goes with adapters: a whole model"),
+        ('load_in_4bit = true\nmethod = "full"', "cannot be: load_in_4bit goes with adapters: a whole model"),
     ],
 )
 def test_a_wrong_recipe_is_one_sentence_with_the_place(tmp_path: Path, text: str, sentence: str) -> None:

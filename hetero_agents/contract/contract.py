@@ -36,6 +36,7 @@ from .schema import (
     canonical_schema,
     check_schema,
     compact_json,
+    described,
     is_object,
     ordered,
     schema_text,
@@ -235,6 +236,8 @@ class Contract:
                 value = parameter.adapter.dump_python(arguments.get(name), mode="json")
                 if isinstance(self.constraint, Fits) and name == first:
                     texts[name] = schema_text(value, descriptions=self.constraint.descriptions)
+                elif isinstance(self.constraint, OneOf) and name == first and isinstance(value, dict):
+                    texts[name] = described(cast(dict[str, str], value))
                 else:
                     texts[name] = value if isinstance(value, str) else compact_json(value)
         return texts

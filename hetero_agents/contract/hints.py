@@ -24,7 +24,8 @@ SlotId = NewType("SlotId", str)
 class OneOf:
     """The answer is one of the strings in a parameter of the call.
 
-    Stands on the return type: `-> Annotated[str, OneOf("tools")]` with `tools: list[str]`. On
+    Stands on the return type: `-> Annotated[str, OneOf("tools")]` with `tools: list[str]`, or with `tools: dict[str, str]`
+    where a description stands behind each string, which the model reads and does not answer. On
     engines with a grammar no other answer can be written; everywhere the answer is validated.
     `Annotated[str | None, OneOf("tools")]` may abstain.
     """
@@ -96,9 +97,9 @@ def read_constraint(slot: SlotId, hints: Mapping[str, Any], parameters: Mapping[
         raise SlotDefinitionError(f"Slot {slot!r} returns {word}({mark.parameter!r}), but that parameter is NotSent.")
     given, answer = bare_type(hints[mark.parameter]), bare_type(returns)
     if isinstance(mark, OneOf):
-        if given != list[str]:
+        if given not in (list[str], dict[str, str]):
             raise SlotDefinitionError(
-                f"Slot {slot!r}: OneOf needs a parameter of type list[str], {mark.parameter!r} is {_name(given)}."
+                f"Slot {slot!r}: OneOf needs a parameter of type list[str] or dict[str, str], {mark.parameter!r} is {_name(given)}."
             )
         if answer is not str and set(get_args(answer)) != {str, type(None)}:
             raise SlotDefinitionError(
@@ -195,4 +196,4 @@ def has_typevar(hint: Any) -> bool:
 
 
 def _name(hint: Any) -> str:
-    return getattr(hint, "__name__", None) or str(hint)
+    return str(hint) if get_origin(hint) else getattr(hint, "__name__", None) or str(hint)

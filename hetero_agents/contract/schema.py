@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NewType, cast
 
 if TYPE_CHECKING:
@@ -125,6 +125,11 @@ def _default_text(schema: Any) -> str:
 def _comment(schema: Any) -> str:
     said = cast(JsonSchema, schema).get("description") if isinstance(schema, dict) else None
     return f" // {' '.join(said.split())}" if isinstance(said, str) and said.strip() else ""
+
+
+def described(options: Mapping[str, str]) -> str:
+    """Return options with their descriptions, one on a line, as the fields of a `schema_text` with its descriptions stand."""
+    return "{\n" + "".join(f"{' '.join(f'{name}: {said}'.split())}\n" for name, said in options.items()) + "}"
 
 
 def ordered(value: Any, schema: Any, definitions: JsonSchema, *, sort_sets: bool) -> Any:

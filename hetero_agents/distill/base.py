@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import os
 import warnings
@@ -17,7 +18,7 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, TextPart, UserPromp
 from ..contract import Contract
 from ..engines.catalog import Weights, verified_sha256
 from ..engines.served import fetch_served
-from ..errors import DistillError
+from ..errors import DistillError, MissingExtraError
 from .rows import Sample
 
 Chat = list[dict[str, str]]
@@ -27,14 +28,41 @@ Text = tuple[Chat | str, str]
 """A call as a chat (`chat_of`), or as the whole prompt where the specialist is baked, and the answer's text."""
 
 
-def load_base(weights: Weights) -> tuple[Any, Any]:
+def torch_device() -> str:
+    """Return where torch computes: a GPU if it sees one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def computes_bf16(where: str) -> bool:
+    """Return whether a device multiplies bf16 itself: mixed precision is then 1.5 times as fast, and elsewhere slower."""
+    import torch
+
+    if where == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not say
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def load_base(weights: Weights, *, load_in_4bit: bool = False) -> tuple[Any, Any]:
     """Return (model in fp32, tokenizer) of a base in transformers, read once from the GGUF that is served, kept as safetensors beside it.
 
     fp32: what is trained beside it is small, and products are taken in bf16 where that is faster.
+
+    Args:
+        weights: the base.
+        load_in_4bit: its layers' matrices in NF4 with their scales quantised too, on `torch_device()` (QLoRA, Dettmers et al. 2023).
+
+    Raises:
+        MissingExtraError: 4 bits, and bitsandbytes is not installed.
+        DistillError: 4 bits, and bitsandbytes cannot do that on this machine.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if load_in_4bit and not importlib.util.find_spec("bitsandbytes"):
+        raise MissingExtraError("load_in_4bit", "qlora")
     gguf = fetch_served(weights)
     folder = safetensors_folder(gguf)
     with _quiet_transformers():
@@ -49,8 +77,31 @@ def load_base(weights: Weights) -> tuple[Any, Any]:
             model.save_pretrained(part)
             tokenizer.save_pretrained(part)
             os.replace(part, folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        how: dict[str, Any] = _in_4bit() if load_in_4bit else {}
+        try:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **how)
+        except (ImportError, RuntimeError) as error:
+            if not load_in_4bit:
+                raise
+            raise DistillError(
+                f"bitsandbytes cannot hold the base in 4 bits on this machine ({str(error).splitlines()[0]}); leave load_in_4bit out."
+            ) from error
         return model, load_tokenizer(folder)
+
+
+def _in_4bit() -> dict[str, Any]:
+    """The arguments of transformers that quantise each matrix as it is read."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    where = torch_device()
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if computes_bf16(where) else torch.float32,
+    )
+    return {"quantization_config": config, "device_map": {"": where}}
 
 
 def safetensors_folder(gguf: Path) -> Path:

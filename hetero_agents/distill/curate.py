@@ -230,7 +230,7 @@ def with_varied_options(examples: Sequence[Example], parameter: str, forms: int,
 
     Args:
         examples: n calls.
-        parameter: whose value is the list of options.
+        parameter: whose value is the list of options, or has them with their descriptions.
         forms: how many forms of each.
         seed: fixes orders and choices.
 
@@ -241,13 +241,15 @@ def with_varied_options(examples: Sequence[Example], parameter: str, forms: int,
     for form in range(1, forms):
         dice = random.Random(f"{seed} {form}")
         for example in examples:
-            options = list(dict.fromkeys(example.input[parameter]))
+            given = example.input[parameter]
+            options = list(dict.fromkeys(given))
             if len(options) > FEWEST_OPTIONS and dice.random() < 0.5:
                 others = [option for option in options if option != example.output]
                 answer = [option for option in options if option == example.output]  # none where it abstains
                 options = answer + dice.sample(others, dice.randint(FEWEST_OPTIONS, len(options)) - len(answer))
             dice.shuffle(options)
-            made.append(replace(example, input={**example.input, parameter: options}))
+            varied = {option: given[option] for option in options} if isinstance(given, dict) else options
+            made.append(replace(example, input={**example.input, parameter: varied}))
     return made
 
 

@@ -215,7 +215,7 @@ def plain_code(contract: Contract, train: Sequence[Example], test: Sequence[Exam
     """Return the answers of plain code: what a slot must beat to need a model at all.
 
     Where a call's answers are known beforehand (OneOf, enums, bool): `word_overlap` takes the option
-    that shares most words with the input, `most_frequent` the option that was right most often in the
+    that shares most words with the input, those of its description counted, `most_frequent` the option that was right most often in the
     train part. Elsewhere `most_frequent` is the train part's most frequent answer.
     """
     counts = Counter(compact_json(example.output) for example in train)
@@ -239,7 +239,9 @@ def plain_code(contract: Contract, train: Sequence[Example], test: Sequence[Exam
 def _word_overlap(contract: Contract, example: Example, options: list[Any]) -> Any:
     constraint = contract.constraint.parameter if contract.constraint else None
     asked = _words(" ".join(str(value) for name, value in example.input.items() if name != constraint))
-    return max(options, key=lambda option: len(asked & _words(str(option))))
+    given = example.input.get(constraint or "")
+    said = cast(dict[str, str], given) if isinstance(given, dict) else {}
+    return max(options, key=lambda option: len(asked & _words(f"{option} {said.get(option, '')}")))
 
 
 def _words(text: str) -> set[str]:

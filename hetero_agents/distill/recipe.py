@@ -28,6 +28,8 @@ class Recipe:
     """Scale by `lora_alpha / sqrt(r)` in place of `lora_alpha / r` (rsLoRA, Kalajdzievski 2023): for high ranks."""
     use_dora: Annotated[bool, Field(strict=True)] = False
     """Train each column's length apart from its direction (DoRA, Liu et al. 2024); merged, a whole model too: no engine loads it beside others."""
+    load_in_4bit: Annotated[bool, Field(strict=True)] = False
+    """Keep the base's matrices in NF4, doubly quantised, while an adapter is trained on them (QLoRA, Dettmers et al. 2023); by bitsandbytes."""
     learning_rate: Annotated[float, Field(gt=0, strict=True)] | None = None
     """0.001 for an adapter, 0.0001 for the layers themselves, where None."""
     teacher_model: str | None = None
@@ -65,6 +67,10 @@ class Recipe:
             raise ValueError("teacher_share goes with a teacher_model")
         if self.method == "full" and (self.use_dora or self.use_rslora):
             raise ValueError("use_dora and use_rslora are ways of LoRA: they do not go with method = 'full'")
+        if self.load_in_4bit and self.whole:
+            raise ValueError(
+                "load_in_4bit goes with adapters: a whole model (method = 'full', use_dora) is written in the base's own matrices"
+            )
 
     @property
     def rate(self) -> float:

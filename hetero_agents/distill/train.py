@@ -1,5 +1,5 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportPrivateImportUsage=false
-"""Step S5: a base is trained for one slot, by LoRA, DoRA or whole, on a CPU or a GPU, with checkpoints.
+"""Step S5: a base is trained for one slot, by LoRA, QLoRA, DoRA or whole, on a CPU or a GPU, with checkpoints.
 
 The loss is on the answer alone. Inputs are what the engine will be sent, through the base's own chat
 template or, baked, without one, and answers have the exact form that the grammar lets through. A fixed seed repeats on the
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..engines.adapter import CHANGED
 from ..engines.catalog import Weights
 from ..errors import DistillError, MissingExtraError
-from .base import Chat, Text, load_base, sample_of
+from .base import Chat, Text, computes_bf16, load_base, sample_of, torch_device
 from .lower import LowerLayers
 from .recipe import Recipe
 from .rows import Examples, Row, attends_only, micro_batches, model_inputs, padded_length
@@ -112,7 +112,7 @@ def train(job: Job, progress: Progress) -> Trained:
     Raises:
         DistillError: no example fits `max_length`, the base has no chat template and one is needed, or the loss is not
             a number any more.
-        MissingExtraError: torch, transformers or peft are not installed.
+        MissingExtraError: torch, transformers or peft are not installed, or bitsandbytes where the recipe asks for 4 bits.
     """
     if not all(importlib.util.find_spec(name) for name in ("torch", "transformers", "peft")):
         raise MissingExtraError("Training", "distill")
@@ -128,7 +128,8 @@ class _Training:
         self.started = time.monotonic()
         recipe, folder = job.recipe, job.folder
         self.recipe, self.folder, self.checkpoint_seconds = recipe, folder, job.checkpoint_seconds
-        model, tokenizer = load_base(job.weights)
+        self.device = torch_device()
+        model, tokenizer = load_base(job.weights, load_in_4bit=recipe.load_in_4bit)
         self.pad: int = tokenizer.pad_token_id
         samples, held = (
             [sample_of(tokenizer, job.weights, call, answer) for call, answer in texts]
@@ -144,7 +145,6 @@ class _Training:
             raise DistillError(
                 f"No example fits into {recipe.max_length} tokens; the shortest has {min(map(len, samples))}."
             )
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.teacher = None
         if job.teacher:
             chats = list(compress(job.chats, fits))
@@ -155,7 +155,7 @@ class _Training:
         torch.manual_seed(recipe.seed)
         layers: int = model.config.num_hidden_layers
         lowest = layers - max(1, round(layers * recipe.top_layers))
-        self.mixed = _computes_bf16(self.device)
+        self.mixed = computes_bf16(self.device)
         self.tuned = _tunable(model.to(self.device), recipe, range(lowest, layers))
         if self.mixed and not recipe.use_dora:  # DoRA's norms and the merged matrices are of the base as it is
             _keep_in_bf16(self.tuned)
@@ -379,22 +379,13 @@ def answer_logits(
     return logits[asked].float(), labels[asked]
 
 
-def _computes_bf16(device: str) -> bool:
-    """Whether the processor multiplies bf16 itself: mixed precision is then 1.5 times as fast, and elsewhere slower."""
-    import torch
-
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not say
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
 def _keep_in_bf16(model: Any) -> None:
     """Keep frozen matrices as autocast would cast them at each pass; the embeddings stay, the residual stream's type follows them."""
     import torch
 
     for name, parameter in model.named_parameters():
-        if ".layers." in name and parameter.ndim == 2 and not parameter.requires_grad:
+        # Matrices in 4 bits are no floats.
+        if ".layers." in name and parameter.ndim == 2 and parameter.is_floating_point() and not parameter.requires_grad:
             parameter.data = parameter.data.to(torch.bfloat16)
     # Where the output matrix is the embeddings too, it gets a copy.
     head = model.get_output_embeddings()
