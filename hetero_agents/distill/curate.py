@@ -241,14 +241,14 @@ def with_varied_options(examples: Sequence[Example], parameter: str, forms: int,
     for form in range(1, forms):
         dice = random.Random(f"{seed} {form}")
         for example in examples:
-            given = example.input[parameter]
+            given: Any = example.input[parameter]
             options = list(dict.fromkeys(given))
             if len(options) > FEWEST_OPTIONS and dice.random() < 0.5:
                 others = [option for option in options if option != example.output]
                 answer = [option for option in options if option == example.output]  # none where it abstains
                 options = answer + dice.sample(others, dice.randint(FEWEST_OPTIONS, len(options)) - len(answer))
             dice.shuffle(options)
-            varied = {option: given[option] for option in options} if isinstance(given, dict) else options
+            varied = options if isinstance(given, list) else {option: given[option] for option in options}
             made.append(replace(example, input={**example.input, parameter: varied}))
     return made
 
