@@ -19,10 +19,11 @@ from examples.tool_desk.demo import FOLDER, RECIPES
 from examples.tool_desk.work import QUESTIONS, SOURCE, Item, load_items
 from hetero_agents import OneOf, slot
 from hetero_agents.bindings import SpecialistId, Workspace
-from hetero_agents.contract import sha256_of
-from hetero_agents.distill import paired_difference
+from hetero_agents.contract import compact_json, sha256_of
+from hetero_agents.distill import paired_difference, wilson
 from hetero_agents.distill.curate import Dataset, Example
-from hetero_agents.distill.measure import contest, scores_of
+from hetero_agents.distill.evaluate import Prediction
+from hetero_agents.distill.measure import contest
 from hetero_agents.distill.specialise import base_of, specialise
 from hetero_agents.engines.catalog import fetch
 from hetero_agents.slots import App, registry
@@ -69,7 +70,7 @@ async def measure(app: App, demo: Path) -> None:
     nobody_taught = [told(of_item(item)) for item in items if item.unseen]
     lines = map(json.loads, (demo / "predictions.jsonl").read_text("utf-8").splitlines())
     by_names = {(line["phase"], line["item"]): bool(line["right"]) for line in lines if line["slot"] == "desk.choose"}
-    ids = {item.request: item.id for item in items}
+    ids = {compact_json([item.request, list(item.tools)]): item.id for item in items}
     for part, phase, examples in (
         ("test", "specialist", data.parts["test"]),
         ("unseen", "unseen_tools", nobody_taught),
@@ -78,17 +79,23 @@ async def measure(app: App, demo: Path) -> None:
         folder.mkdir(exist_ok=True)
         asked = (app, choose, held, base.config, SpecialistId(f"{choose.id}@1"), made.specialist, folder)
         answers = [p async for p in contest(*asked, lambda step, done, total: None)]
-        for name, score in scores_of(answers).items():
-            print(f"{part}: {name} {score.score:.3f} [{score.low:.3f}, {score.high:.3f}], n = {score.n}", flush=True)
-        right = {(p.phase, p.input["request"]): p.valid and p.output == p.target for p in answers}
-        requests = [example.input["request"] for example in examples]
-        mine = [right["specialist", request] for request in requests]
+        right = {(p.phase, asked_of(p)): p.valid and p.output == p.target for p in answers}
+        for name in dict.fromkeys(p.phase for p in answers):
+            of_name = [ok for (who, _), ok in right.items() if who == name]
+            print(f"{part}: {name} {wilson(sum(of_name), len(of_name))}", flush=True)
+        calls = [asked_of(example) for example in examples]
+        mine = [right["specialist", call] for call in calls]
         for other, theirs in (
-            ("the demo's, which reads names alone", [by_names[phase, ids[request]] for request in requests]),
-            ("word overlap", [right["word_overlap", request] for request in requests]),
+            ("the demo's, which reads names alone", [by_names[phase, ids[call]] for call in calls]),
+            ("word overlap", [right["word_overlap", call] for call in calls]),
         ):
             difference, low, high = paired_difference(mine, theirs)
             print(f"{part}: specialist minus {other} {difference:+.3f} [{low:+.3f}, {high:+.3f}]", flush=True)
+
+
+def asked_of(call: Example | Prediction) -> str:
+    """Return what a call asks, its tools by their names."""
+    return compact_json([call.input["request"], list(call.input["tools"])])
 
 
 def of_item(item: Item) -> Example:
