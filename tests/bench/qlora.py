@@ -20,6 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from hetero_agents.distill import Recipe
 from hetero_agents.distill.base import load_tokenizer, safetensors_folder, torch_device
 from hetero_agents.distill.train import Job, train
@@ -59,23 +61,30 @@ def make(gguf: Path, billions: int) -> int:
 
 
 def measure(gguf: Path, batches: int, tokens: int, load_in_4bit: bool) -> None:
-    """Train a few batches, and print seconds a batch after the first and the most memory."""
+    """Train a few batches, and print seconds a batch after the first and the most memory after any."""
     import torch
 
     recipe = Recipe(batch_size=4, epochs=1.0, max_length=tokens + 64, patience=0, load_in_4bit=load_in_4bit)
     texts = [(f"{n}: {'so it goes and ' * (tokens // 4)}\n", f"answer {n}") for n in range(4 * batches)]
     weights = replace(BASE, name="random", source=str(gguf), file="", sha256=None, serve_as=None)
-    ended = list[float]()
+    ended, anonymous = list[float](), list[int]()
+
+    def progress(done: int, total: int) -> None:
+        ended.append(time.perf_counter())
+        anonymous.append(psutil.Process().memory_full_info().uss)
+
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        train(Job(weights, texts, recipe, Path(folder)), lambda done, total: ended.append(time.perf_counter()))
+        train(Job(weights, texts, recipe, Path(folder)), progress)
     said = {
         "method": "QLoRA" if load_in_4bit else "LoRA",
         "device": torch.cuda.get_device_name() if torch_device() == "cuda" else "cpu",
         "batches": batches,
         "seconds_until_first": round(ended[0] - started, 1),
         "seconds_a_batch": round((ended[-1] - ended[0]) / (len(ended) - 1), 2),
-        "memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "memory_gb": round(max(anonymous) / 2**30, 2),
+        # Pages of the mapped file count in it, which the system takes back when it needs them.
+        "most_gb_while_loading": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
     if torch_device() == "cuda":
         said["gpu_memory_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
