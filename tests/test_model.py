@@ -505,13 +505,13 @@ def test_a_bake_off_takes_the_base_that_learns(
 
 
 def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    items = movie_items()[:24]
+    items = movie_items()[:12]
     texts = [
         (chat_of(choose.contract.messages(a)), choose.contract.answer_text(i.tool, a))
         for i in items
         for a in [choose.contract.bind((i.request, list(i.tools)), {})]
     ]
-    recipe = Recipe(epochs=2, batch_size=4, top_layers=0.1)
+    recipe = Recipe(epochs=2, batch_size=2, top_layers=0.1)
     seen: list[int] = []
 
     async def training(name: str, end: Callable[[], object], at: int = 0) -> None:
