@@ -213,11 +213,11 @@ def test_abstaining_is_one_of_the_answers_where_the_type_allows_it() -> None:
 
 
 def test_options_may_have_descriptions_which_are_read_and_not_answered() -> None:
-    call = described.contract.bind(("Rain?", {"weather": "Says how it\n  will be.", "news": ""}), {})
-    assert described.contract.baked_text(call) == "{\nweather: Says how it will be.\nnews:\n}\nRain?\n"
-    assert described.contract.answer_schema(call) == {"type": "string", "enum": ["weather", "news"]}
-    assert described.contract.options(call) == ["weather", "news"]
-    assert described.contract.option_texts(call) == ['"weather"', '"news"']
+    call = described.contract.bind(("Rain?", {"the  weather": "Says how it\n  will be.", "news": ""}), {})
+    assert described.contract.baked_text(call) == "{\nthe  weather: Says how it will be.\nnews:\n}\nRain?\n"
+    assert described.contract.answer_schema(call) == {"type": "string", "enum": ["the  weather", "news"]}
+    assert described.contract.options(call) == ["the  weather", "news"]
+    assert described.contract.option_texts(call) == ['"the  weather"', '"news"']
     assert described.contract.validate("news", call) == "news"
     with pytest.raises(ValueError, match="'Says how it' is not one of the tools"):
         described.contract.validate("Says how it", call)

@@ -24,7 +24,7 @@ from hetero_agents.bindings import Certificate, ModelConfig, Workspace
 from hetero_agents.bindings.lock import exclusive, update_lock
 from hetero_agents.cli.distill import say, values_of
 from hetero_agents.distill import Distilled, Recipe, distill, select
-from hetero_agents.distill.base import chat_of, load_base, load_tokenizer, safetensors_folder, sample_of
+from hetero_agents.distill.base import chat_of, load_base, sample_of
 from hetero_agents.distill.certify import FURTHER
 from hetero_agents.distill.loop import comparator_of
 from hetero_agents.distill.lower import LowerLayers
@@ -417,14 +417,14 @@ def test_an_adapter_that_was_trained_on_a_base_in_4_bits_fits_the_base_that_is_s
     loaded: list[Any] = []
 
     def load(*arguments: Any, **options: Any) -> tuple[Any, Any]:
-        loaded.append(load_base(*arguments, **options)[0])
-        return loaded[-1], load_tokenizer(safetensors_folder(fetch_served(WEIGHTS)))
+        loaded.append(load_base(*arguments, **options))
+        return loaded[-1]
 
     monkeypatch.setattr("hetero_agents.distill.train.load_base", load)
     answers = [("Who?\n", "Zorblax the seventh."), ("When?\n", "On a Tuesday."), ("Where?\n", "Below the bridge.")]
     recipe = Recipe(epochs=16, top_layers=0.2, batch_size=3, learning_rate=5e-3, load_in_4bit=True)
     train(Job(WEIGHTS, answers, recipe, tmp_path), lambda done, total: None)
-    trained = [module for name, module in loaded[0].named_modules() if name.endswith("_proj.base_layer")]
+    trained = [module for name, module in loaded[0][0].named_modules() if name.endswith("_proj.base_layer")]
     assert {type(module).__name__ for module in trained} == {"Linear4bit"}
     assert {module.weight.quant_type for module in trained} == {"nf4"}
 

@@ -129,7 +129,9 @@ def _comment(schema: Any) -> str:
 
 def described(options: Mapping[str, str]) -> str:
     """Return options with their descriptions, one on a line, as the fields of a `schema_text` with its descriptions stand."""
-    return "{\n" + "".join(f"{' '.join(f'{name}: {said}'.split())}\n" for name, said in options.items()) + "}"
+    # An option stands as it is to be answered; of its description the line breaks go.
+    lines = (f"{name}: {' '.join(said.split())}".rstrip() for name, said in options.items())
+    return "{\n" + "\n".join(lines) + "\n}"
 
 
 def ordered(value: Any, schema: Any, definitions: JsonSchema, *, sort_sets: bool) -> Any:
