@@ -20,7 +20,7 @@ from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 from pydantic_ai.usage import RequestUsage
 
 from ..bindings import Score
-from ..contract import Contract, Sha256, compact_json
+from ..contract import Contract, OneOf, Sha256, compact_json
 from ..engines import Endpoint
 from ..routing import Attempt, BadAnswer, Signals, elected, vote
 from .curate import Example
@@ -240,8 +240,10 @@ def _word_overlap(contract: Contract, example: Example, options: list[Any]) -> A
     constraint = contract.constraint.parameter if contract.constraint else None
     asked = _words(" ".join(str(value) for name, value in example.input.items() if name != constraint))
     given = example.input.get(constraint or "")
-    said = cast(dict[str, str], given) if isinstance(given, dict) else {}
-    return max(options, key=lambda option: len(asked & _words(f"{option} {said.get(option, '')}")))
+    said: dict[str, str] = {}
+    if isinstance(contract.constraint, OneOf) and isinstance(given, dict):  # what Fits names describes no option
+        said = cast(dict[str, str], given)
+    return max(options, key=lambda o: len(asked & _words(f"{o} {said.get(o, '')}" if said else str(o))))
 
 
 def _words(text: str) -> set[str]:
