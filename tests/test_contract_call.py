@@ -225,6 +225,12 @@ def test_options_may_have_descriptions_which_are_read_and_not_answered() -> None
         described.contract.bind(("Rain?", {}), {})
 
 
+def test_a_description_that_is_no_text_is_refused_before_any_prompt() -> None:
+    tools: Any = {"weather": "", "news": None}
+    with pytest.raises(UserError, match="the description of 'news' is None; write a text, \"\" where there is none"):
+        described.contract.bind(("Rain?", tools), {})
+
+
 def test_an_answer_outside_the_list_is_refused() -> None:
     with pytest.raises(ValueError, match="'c' is not one of the tools"):
         choose.contract.validate("c", {"request": "x", "tools": ["a", "b"]})

@@ -153,7 +153,7 @@ class Contract:
 
         Raises:
             TypeError: as a plain function would.
-            UserError: `OneOf` names an empty list, or `Fits` something that is no JSON Schema.
+            UserError: `OneOf` names nothing, or an option whose description is no text, or `Fits` something that is no JSON Schema.
         """
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
@@ -163,6 +163,13 @@ class Contract:
                 raise UserError(
                     f"Slot {self.slot!r} was called with an empty {name!r}: there is nothing to choose from."
                 )
+            case OneOf(name) if isinstance(arguments[name], dict):
+                for option, description in cast(dict[Any, Any], arguments[name]).items():
+                    if not isinstance(description, str):
+                        raise UserError(
+                            f"Slot {self.slot!r} was called with a {name!r} in which the description of {option!r} is "
+                            f'{description!r}; write a text, "" where there is none.'
+                        )
             case Fits(parameter=name):
                 import jsonschema  # for such slots alone: it takes a fifth of this package's import
                 from referencing.exceptions import Unresolvable
