@@ -214,7 +214,7 @@ def test_abstaining_is_one_of_the_answers_where_the_type_allows_it() -> None:
 
 def test_options_may_have_descriptions_which_are_read_and_not_answered() -> None:
     call = described.contract.bind(("Rain?", {"the  weather": "Says how it\n  will be.", "news": ""}), {})
-    assert described.contract.baked_text(call) == "{\nthe  weather: Says how it will be.\nnews:\n}\nRain?\n"
+    assert described.contract.baked_text(call) == '{\n"the  weather": Says how it will be.\n"news":\n}\nRain?\n'
     assert described.contract.answer_schema(call) == {"type": "string", "enum": ["the  weather", "news"]}
     assert described.contract.options(call) == ["the  weather", "news"]
     assert described.contract.option_texts(call) == ['"the  weather"', '"news"']
@@ -223,6 +223,23 @@ def test_options_may_have_descriptions_which_are_read_and_not_answered() -> None
         described.contract.validate("Says how it", call)
     with pytest.raises(UserError, match="empty 'tools'"):
         described.contract.bind(("Rain?", {}), {})
+
+
+@pytest.mark.parametrize(
+    ("tools", "others"),
+    [
+        ({"a: b": "c"}, {"a": "b: c"}),
+        ({"a": "", "b": ""}, {"a:\nb": ""}),
+        ({'a": b': "c"}, {"a": 'b": c'}),
+        ({"a": "b\nc: d"}, {"a": "b", "c": "d"}),
+    ],
+)
+def test_other_options_are_never_the_same_prompt(tools: dict[str, str], others: dict[str, str]) -> None:
+    prompts = [described.contract.baked_text({"request": "x", "tools": given}) for given in (tools, others)]
+    assert prompts[0] != prompts[1]
+    assert [prompt.count("\n") for prompt in prompts] == [3 + len(tools), 3 + len(others)]
+    for prompt, given in zip(prompts, (tools, others), strict=True):
+        assert all(described.contract.answer_text(name, {"tools": given}) in prompt for name in given)
 
 
 def test_a_description_that_is_no_text_is_refused_before_any_prompt() -> None:

@@ -128,9 +128,9 @@ def _comment(schema: Any) -> str:
 
 
 def described(options: Mapping[str, str]) -> str:
-    """Return options with their descriptions, one on a line, as the fields of a `schema_text` with its descriptions stand."""
-    # An option stands as it is to be answered; of its description the line breaks go.
-    lines = (f"{name}: {' '.join(said.split())}".rstrip() for name, said in options.items())
+    """Return options with their descriptions, one on a line, in braces like the fields of a `schema_text` with its descriptions."""
+    # An option stands as its answer's text: in one line, and it can be told where it ends, whatever it holds.
+    lines = (f"{compact_json(name)}: {' '.join(said.split())}".rstrip() for name, said in options.items())
     return "{\n" + "\n".join(lines) + "\n}"
 
 
