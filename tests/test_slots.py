@@ -5,7 +5,8 @@ import contextvars
 import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import BaseModel
@@ -13,10 +14,11 @@ from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage
 
-from hetero_agents import AnswerError, EngineError, ModelRetry, Slot, SlotDefinitionError, UserError, flush, slot
+from hetero_agents import AnswerError, EngineError, ModelRetry, OneOf, Slot, SlotDefinitionError, UserError, flush, slot
+from hetero_agents.distill.base import chat_of
 from hetero_agents.distill.curate import curate
 from hetero_agents.slots import App, registry
-from hetero_agents.spans import calls_of
+from hetero_agents.spans import SealedVault, calls_of
 from hetero_agents.testing import scripted
 
 from .conftest import OpenApp
@@ -70,6 +72,32 @@ def test_a_script_may_depend_on_the_prompt() -> None:
     with scripted({"slots.classify": lambda prompt: "refund" if "money" in prompt else "other"}):  # pyright: ignore[reportUnknownLambdaType]
         classify = classify_slot()
         assert [call(classify, text) for text in ("money back", "hello")] == ["refund", "other"]
+
+
+def test_a_call_with_described_options_comes_back_from_the_vault_as_it_was_asked(tmp_path: Path) -> None:
+    @slot(name="slots.described")
+    async def described(request: str, tools: dict[str, str]) -> Annotated[str, OneOf("tools")]:
+        """Choose a tool."""
+        ...
+
+    tools, prompts = {"b weather": "Says how\n it will be.", "a": ""}, list[str]()
+
+    def choose(prompt: str) -> str:
+        prompts.append(prompt)
+        return "b weather"
+
+    with scripted({"slots.described": choose}) as passing:
+        assert call(described, "Rain?", tools) == "b weather"
+        flush()
+    vault = SealedVault(tmp_path / "vault")
+    vault.write(list(passing.read()))
+    (stored,) = calls_of(vault, "slots.described")
+    vault.close()
+    assert prompts == ['tools: {\n"b weather": Says how it will be.\n"a":\n}\nrequest: Rain?']
+    arguments = described.contract.load(stored.input)
+    assert (arguments, list(arguments["tools"])) == ({"request": "Rain?", "tools": tools}, ["b weather", "a"])
+    assert described.contract.validate(stored.output, arguments) == "b weather"
+    assert chat_of(described.contract.messages(arguments))[-1] == {"role": "user", "content": prompts[0]}
 
 
 def test_run_says_how_the_answer_came_about(open_app: OpenApp) -> None:
