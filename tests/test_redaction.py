@@ -8,15 +8,15 @@ import re
 import threading
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import psutil
 import pytest
 
-from hetero_agents import ConfigError, slot, subject
+from hetero_agents import ConfigError, OneOf, slot, subject
 from hetero_agents.bindings import Config, Workspace
 from hetero_agents.slots import App, registry
-from hetero_agents.spans import Names, SpanRecord, calls_of
+from hetero_agents.spans import Names, SpanRecord, Tracing, calls_of
 from hetero_agents.spans.redaction import RedactionSettings, RedactionWorker
 from hetero_agents.spans.redaction import worker as redaction_worker
 from hetero_agents.spans.redaction.redactor import Found, Redactor
@@ -259,6 +259,52 @@ def test_a_parameter_that_holds_nothing_personal_stays() -> None:
     assert given["who"] != "Ada"
 
 
+PEOPLE = {"Alice": "accountant", "Robert": "boss, over Alice"}
+
+
+def asked(people: Any, **attributes: str) -> SpanRecord:
+    """A call of which OneOf names `people`, and its answer."""
+    given = json.dumps({"people": people, "schema": {"properties": {"Alice": {"type": "string"}}}})
+    told = {Names.SLOT: "desk", Names.INPUT: given, Names.OUTPUT: '"Robert"', Names.ONE_OF: "people", **attributes}
+    return record(attributes=told)
+
+
+def test_options_with_descriptions_are_redacted_like_those_of_a_list_and_the_answer_with_them() -> None:
+    detector = ByRule(PERSON="(?<=people: )(Alice|Robert)")
+    spans = [redacted(detector, asked(people))[0] for people in (list(PEOPLE), PEOPLE)]
+    assert "Robert" not in json.dumps(spans)
+    (listed, described), (answer, again) = (
+        [json.loads(span["attributes"][key]) for span in spans] for key in (Names.INPUT, Names.OUTPUT)
+    )
+    alice, robert = listed["people"]
+    assert described["people"] == {alice: "accountant", robert: f"boss, over {alice}"}
+    assert answer == again == robert
+    assert spans[0]["attributes"][Names.ONE_OF] == "people"
+
+
+def test_names_in_code_stay_where_options_are_redacted() -> None:
+    (span,) = redacted(ByRule(PERSON="Alice|Robert|type"), asked({"Robert": "boss"}))
+    assert json.loads(span["attributes"][Names.INPUT])["schema"] == {"properties": {"Alice": {"type": "string"}}}
+    (span,) = redacted(ByRule(PERSON="Alice"), asked({"Alice": "accountant"}, **{Names.ONE_OF: "others"}))
+    assert json.loads(span["attributes"][Names.INPUT])["people"] == {"Alice": "accountant"}
+
+
+def test_options_with_descriptions_stay_where_the_slot_says_so() -> None:
+    detector = ByRule(PERSON="Alice|Robert")
+    (span,) = redacted(detector, asked(PEOPLE), unredacted={"desk": ["people"]})
+    assert json.loads(span["attributes"][Names.INPUT])["people"] == PEOPLE
+
+
+def test_of_options_that_become_alike_none_is_lost() -> None:
+    class Alike(Surrogates):
+        def of(self, scope: str, kind: str, value: str) -> str:
+            return "Mary"
+
+    redactor = Redactor(ByRule(PERSON="Alice|Robert"), Alike(KEY))
+    (span,) = redactor.redact([asked(PEOPLE)])[0]
+    assert list(json.loads(span["attributes"][Names.INPUT])["people"].values()) == ["accountant", "boss, over Mary"]
+
+
 def test_surrogates_are_a_subjects_own_unless_links_are_asked_for() -> None:
     def whos(**options: Any) -> list[str]:
         spans = [
@@ -443,6 +489,22 @@ def test_a_slots_call_is_stored_redacted_and_its_copy_is_still_a_copy(tmp_path: 
     stored = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert b"Hopper" not in stored
     app.close()
+
+
+def test_a_call_says_which_of_its_parameters_holds_its_options(open_app: OpenApp) -> None:
+    app = open_app({"fake:big": answers("Alice")})
+    redactor = Redactor(ByRule(PERSON="(?<=people: )(Alice|Robert)"), Surrogates(KEY))
+    app.tracing.close()
+    app.tracing = Tracing(app.vault, redact=lambda records, strict=False: redactor.redact(records)[0])
+
+    @slot(name="redaction.pick")
+    async def pick(request: str, people: dict[str, str]) -> Annotated[str, OneOf("people")]: ...
+
+    assert asyncio.run(pick("Who pays?", PEOPLE)) == "Alice"
+    app.tracing.flush()
+    (call,) = calls_of(app.vault, "redaction.pick")
+    assert call.output == next(iter(call.input["people"]))
+    assert not re.search("Alice|Robert", json.dumps([call.input, call.output]))
 
 
 def test_without_the_packages_content_is_left_out_and_a_sentence_says_so(

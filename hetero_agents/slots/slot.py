@@ -17,7 +17,7 @@ from pydantic_ai.usage import RequestUsage
 
 from ..bindings import Binding
 from ..bindings.config import Tier
-from ..contract import Contract, Sha256, SlotId, check_shape, compact_json, sha256_of
+from ..contract import Contract, OneOf, Sha256, SlotId, check_shape, compact_json, sha256_of
 from ..errors import HeteroError, SlotDefinitionError, UserError
 from ..routing import Answer, Check, Kept, Route, ask, paid_step, recall, steps_now
 from ..spans import Names, subject_now
@@ -118,6 +118,8 @@ class Slot(Generic[P, R]):
             Names.CONTRACT: contract.sha256,
             Names.INPUT: question,
         }
+        if isinstance(contract.constraint, OneOf):
+            attributes[Names.ONE_OF] = contract.constraint.parameter
         if self.hci if binding.entry.hci is None else binding.entry.hci:
             attributes[Names.HCI] = True
         with app.tracing.tracer.start_as_current_span(

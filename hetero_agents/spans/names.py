@@ -25,6 +25,8 @@ class Names:
     """The slot's id."""
     CONTRACT: Final = "hetero.contract"
     """SHA-256 of the contract that was called."""
+    ONE_OF: Final = "hetero.one_of"
+    """The parameter that `OneOf` names, whose texts, or keys, are the call's options."""
     BINDING: Final = "hetero.binding"
     """Name in `[models]`, or the specialist's id, of the model that answered."""
     DECISION: Final = "hetero.route.decision"

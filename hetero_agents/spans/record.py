@@ -18,6 +18,7 @@ _STRUCTURE: Final = {
     Names.REQUEST_MODEL,
     Names.SLOT,
     Names.CONTRACT,
+    Names.ONE_OF,
     Names.BINDING,
     Names.DECISION,
     Names.SPECIALIST,

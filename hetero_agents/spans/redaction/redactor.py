@@ -63,7 +63,7 @@ _FORM: Final = re.compile(r"[a-z_]{1,24}")
 """What the fields above hold in messages: words of the GenAI conventions, not of people."""
 
 _SCHEMA_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z_.\-]{0,60}")
-"""A key that may be a name in code; it is not looked at, but known values are replaced in it."""
+"""A key that may be a name in code; it is not looked at where it is no option of a call, but known values are replaced in it."""
 _DIGITS_TO_LOOK_AT: Final = 7
 """Numbers with fewer digits are not looked at: they identify nobody by themselves."""
 _SHORT: Final = 80
@@ -265,6 +265,7 @@ class _Walk:
         """Go through a span; origin is left out of what comes back."""
         ours = named_by_code(record)
         kept = self._unredacted.get(str(record["attributes"].get(Names.SLOT)), ())
+        one_of = record["attributes"].get(Names.ONE_OF)
         structure = without_content(record)
         attributes = dict(structure["attributes"])
         for key, value in record["attributes"].items():
@@ -272,8 +273,13 @@ class _Walk:
                 attributes[key] = value
             elif ours and key in (Names.INPUT, Names.OUTPUT):  # JSON, also where it is a number or a word
                 fields = json.loads(value)
-                if key == Names.INPUT and kept:
-                    attributes[key] = _compact({k: v if k in kept else self._value(v, k) for k, v in fields.items()})
+                if key == Names.INPUT and (kept or one_of):
+                    attributes[key] = _compact(
+                        {
+                            k: v if k in kept else self._options(v, k) if k == one_of else self._value(v, k)
+                            for k, v in fields.items()
+                        }
+                    )
                 else:
                     attributes[key] = _compact(self._value(fields, None))
             elif key in _CODE_NAMES and not ours and isinstance(value, str) and _CODE_NAME.fullmatch(value):
@@ -324,6 +330,15 @@ class _Walk:
             case _:
                 raise Unreadable  # bytes, say: nothing here can look into them
 
+    def _options(self, value: Any, field: str) -> Any:
+        """What `OneOf` names: where options have descriptions they are keys, and read like the items of a list all the same."""
+        if not isinstance(value, dict):
+            return self._value(value, field)
+        changed: dict[str, Any] = {}
+        for option, said in cast(dict[str, Any], value).items():
+            changed[_apart(self._value(option, field), changed)] = self._value(said, option)
+        return changed
+
     def _number(self, value: float, field: str | None) -> Any:
         text = str(value)
         changed = self._change(text, field, sum(map(str.isdigit, text)) >= _DIGITS_TO_LOOK_AT)
@@ -335,13 +350,16 @@ class _Walk:
             return changed
 
     def _key(self, key: str, taken: Mapping[str, Any]) -> str:
-        """A key, changed so that no other entry is lost by it."""
-        changed = new = self._change(key, None, not _SCHEMA_KEY.fullmatch(key))
-        number = 1
-        while new in taken:
-            number += 1
-            new = f"{changed} {number}"
-        return new
+        return _apart(self._change(key, None, not _SCHEMA_KEY.fullmatch(key)), taken)
+
+
+def _apart(key: str, taken: Mapping[str, Any]) -> str:
+    """A changed key as one by which no other entry is lost."""
+    new, number = key, 1
+    while new in taken:
+        number += 1
+        new = f"{key} {number}"
+    return new
 
 
 def _named_by_its_code(attributes: Mapping[str, Any], record: SpanRecord) -> bool:
