@@ -16,6 +16,7 @@ from pydantic_ai.messages import (
 )
 
 from hetero_agents import Fits, NotSent, OneOf, Slot, UserError, slot
+from hetero_agents.contract import sha256_of
 
 
 class Colour(Enum):
@@ -223,6 +224,17 @@ def test_options_may_have_descriptions_which_are_read_and_not_answered() -> None
         described.contract.validate("Says how it", call)
     with pytest.raises(UserError, match="empty 'tools'"):
         described.contract.bind(("Rain?", {}), {})
+
+
+def test_the_order_of_options_tells_calls_apart_with_descriptions_as_in_a_list() -> None:
+    for declared, tools, turned in (
+        (described, {"a": "x", "b": "y"}, {"b": "y", "a": "x"}),
+        (choose, ["a", "b"], ["b", "a"]),
+    ):
+        one, other = ({"request": "x", "tools": given} for given in (tools, turned))
+        keys = {declared.contract.key_of(call) for call in (one, other, dict(reversed(one.items())))}
+        assert len(keys) == len({declared.contract.baked_text(call) for call in (one, other)}) == 2
+    assert choose.contract.key_of({"tools": ["a"], "request": "x"}) == sha256_of({"request": "x", "tools": ["a"]})
 
 
 @pytest.mark.parametrize(

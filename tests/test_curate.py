@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 import string
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
-from hetero_agents import DistillError, Slot, UnknownNameError, slot
+from hetero_agents import DistillError, OneOf, Slot, UnknownNameError, slot
 from hetero_agents.contract import Sha256
 from hetero_agents.distill.curate import Example, curate, with_varied_options
 from hetero_agents.spans import SlotCall
@@ -117,6 +117,44 @@ def test_one_answer_to_all_inputs_is_refused() -> None:
 def test_a_parameter_that_is_not_there_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="There is no parameter 'massage', did you mean 'message'"):
         curate(CALLS, LABEL.contract, split_by="massage")
+
+
+@slot(name="curate.described")
+async def described(request: str, tools: dict[str, str]) -> Annotated[str, OneOf("tools")]:
+    """Choose a tool."""
+    ...
+
+
+TOOLS = {f"tool_{letter}": f"Does what {letter} says, and nothing that any other tool does." for letter in "abcdefgh"}
+
+
+def described_call(number: int, tools: dict[str, str] = TOOLS) -> SlotCall:
+    """A call with descriptions; no two requests are near-duplicates."""
+    values = {"request": call(number).input["message"], "tools": tools}
+    return call(number, contract=described.contract.sha256, input=values, output=f"tool_{'abcdefgh'[number % 8]}")
+
+
+def test_the_same_options_in_another_order_are_another_prompt_to_learn_from() -> None:
+    turned = dict(reversed(TOOLS.items()))
+    calls = [described_call(number) for number in range(60)]
+    made, others, both = (
+        curate(some, described.contract, split_by="request")
+        for some in (calls, [*calls[1:], described_call(0, turned)], [*calls, described_call(0, turned)])
+    )
+    assert made.sha256 != others.sha256, "what was made of one is not found again for the other"
+    assert both.left_out == {}
+    assert sum(map(len, both.parts.values())) == 61
+    assert (
+        len(
+            {
+                part
+                for part, examples in both.parts.items()
+                for e in examples
+                if e.input["request"] == calls[0].input["request"]
+            }
+        )
+        == 1
+    )
 
 
 def with_options(tools: Any) -> list[Example]:

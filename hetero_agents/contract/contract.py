@@ -33,6 +33,7 @@ from .hints import (
 )
 from .schema import (
     JsonSchema,
+    Sha256,
     canonical_schema,
     check_schema,
     compact_json,
@@ -204,6 +205,17 @@ class Contract:
             for name, parameter in self.parameters.items()
             if parameter.kind != "not_sent"
         }
+
+    def key_of(self, values: Mapping[str, Any]) -> Sha256:
+        """Return the hash by which a call's values, as `dump` gives them, are told from those of others.
+
+        The order of options counts, also where they have descriptions: the prompt has them in it.
+        """
+        match self.constraint:
+            case OneOf(name) if isinstance(values[name], dict):
+                return sha256_of({**values, name: list(values[name].items())})
+            case _:
+                return sha256_of(dict(values))
 
     def messages(self, arguments: Mapping[str, Any]) -> list[ModelMessage]:
         """Return the messages of a call: the history, then one user prompt, under the instruction."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, cast
 
-from ..contract import Contract, sha256_of
+from ..contract import Contract
 from ..engines.adapter import CHANGED
 from ..engines.catalog import Weights
 from .base import call_text, load_base, prompt_text
@@ -140,20 +140,20 @@ def _planted(contract: Contract, example: Example, secret: str, baked: bool) -> 
                 continue
             answer = contract.answer_text(output, arguments).partition(secret)[0]
             blank = call_text(contract, contract.load(example.input), baked)
-            return _example(example, values, output), Canary(blank, answer, secret)
+            return _example(contract, example, values, output), Canary(blank, answer, secret)
     for name, value in example.input.items():
         if name != constraint and isinstance(value, str) and value:
             filled = {**example.input, name: f"{value} {secret}"}
             if (arguments := _loaded(contract, filled, example.output)) is None:
                 continue
-            return _example(example, filled, example.output), Canary(
+            return _example(contract, example, filled, example.output), Canary(
                 call_text(contract, arguments, baked), None, secret
             )
     return None
 
 
-def _example(example: Example, values: dict[str, Any], output: Any) -> Example:
-    return replace(example, key=sha256_of(values), input=values, output=output)
+def _example(contract: Contract, example: Example, values: dict[str, Any], output: Any) -> Example:
+    return replace(example, key=contract.key_of(values), input=values, output=output)
 
 
 def _loaded(contract: Contract, values: Any, output: Any) -> dict[str, Any] | None:

@@ -50,7 +50,7 @@ class Example:
     """One input and its answer."""
 
     key: Sha256
-    """Hash of the input."""
+    """Hash of the input (`Contract.key_of`)."""
     input: dict[str, Any]
     output: Any
     """The teacher's answer, or the correction somebody gave."""
@@ -141,7 +141,7 @@ def curate(
             left_out[why] += 1
             untrainable[call.binding] += why == TERMS
         else:
-            key = sha256_of(call.input)
+            key = contract.key_of(call.input)
             if not call.corrected and not call.cached:
                 given.setdefault((key, call.binding), []).append(_answer(contract, call))
             if key in kept:

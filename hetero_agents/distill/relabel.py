@@ -23,7 +23,7 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, Text
 from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.output import OutputObjectDefinition
 
-from ..contract import Contract, Sha256, compact_json, sha256_of
+from ..contract import Contract, Sha256, compact_json
 from ..engines import Endpoint
 from ..errors import BudgetError, ConfigError, DistillError, EngineError, MissingExtraError
 from ..routing import CheckBroke, Terms, hold, spending
@@ -138,7 +138,7 @@ def unlabelled(calls: Iterable[SlotCall], contract: Contract, *, hci_allowed: bo
             contract.load(call.input)
         except (ValueError, KeyError):  # as it is stored, it is no input of the slot
             continue
-        key = sha256_of(call.input)
+        key = contract.key_of(call.input)
         if call.answered and why_not(call, contract, hci_allowed=hci_allowed) is None:
             usable.add(key)
         else:
