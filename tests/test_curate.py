@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from hetero_agents import DistillError, OneOf, Slot, UnknownNameError, slot
+from hetero_agents import DistillError, Fits, OneOf, Slot, UnknownNameError, slot
 from hetero_agents.contract import Sha256
 from hetero_agents.distill.curate import Example, curate, with_varied_options
 from hetero_agents.spans import SlotCall
@@ -155,6 +155,53 @@ def test_the_same_options_in_another_order_are_another_prompt_to_learn_from() ->
         )
         == 1
     )
+
+
+@slot(name="curate.listed")
+async def listed(request: str, tools: list[str]) -> Annotated[str, OneOf("tools")]:
+    """Choose a tool."""
+    ...
+
+
+@slot(name="curate.fitted")
+async def fitted(request: str, tools: dict[str, Any]) -> Annotated[dict[str, Any], Fits("tools")]:
+    """Fill it in."""
+    ...
+
+
+@pytest.mark.parametrize(
+    ("declared", "tools", "output"),
+    [
+        (described, TOOLS, "tool_{}"),
+        (listed, list(TOOLS.values()), "Does what {} says, and nothing that any other tool does."),
+        (fitted, {"properties": {name: {"description": said} for name, said in TOOLS.items()}}, {}),
+    ],
+)
+def test_calls_that_offer_the_same_are_no_near_duplicates_for_that(
+    declared: Slot[..., Any], tools: Any, output: Any
+) -> None:
+    def one(number: int) -> SlotCall:
+        values = {"request": call(number).input["message"], "tools": tools}
+        letter = "abcdefgh"[number % 8]
+        given = output.format(letter) if isinstance(output, str) else {"n": number}
+        return call(number, contract=declared.contract.sha256, input=values, output=given)
+
+    made = curate([one(number) for number in range(60)], declared.contract, split_by=None)
+    assert (made.left_out, len({e.cluster for part in made.parts.values() for e in part})) == ({}, 60)
+
+
+def test_what_may_be_answered_keeps_calls_apart_where_nothing_else_is_asked() -> None:
+    @slot(name="curate.best")
+    async def best(options: dict[str, str]) -> Annotated[str, OneOf("options")]:
+        """Choose the best."""
+        ...
+
+    def one(number: int) -> SlotCall:
+        options = dict.fromkeys(call(number).input["message"].split(), "")
+        return call(number, contract=best.contract.sha256, input={"options": options}, output=list(options)[number % 8])
+
+    made = curate([one(number) for number in range(60)], best.contract, split_by=None)
+    assert len({e.cluster for part in made.parts.values() for e in part}) == 60
 
 
 def with_options(tools: Any) -> list[Example]:

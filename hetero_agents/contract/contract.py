@@ -206,6 +206,11 @@ class Contract:
             if parameter.kind != "not_sent"
         }
 
+    def asked(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a call's values, as `dump` gives them, without what `OneOf` or `Fits` names: that says what may be answered."""
+        named = self.constraint.parameter if self.constraint else None
+        return {name: value for name, value in values.items() if name != named}
+
     def key_of(self, values: Mapping[str, Any]) -> Sha256:
         """Return the hash by which a call's values, as `dump` gives them, are told from those of others.
 

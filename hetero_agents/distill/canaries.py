@@ -129,8 +129,7 @@ def plant(
 
 def _planted(contract: Contract, example: Example, secret: str, baked: bool) -> tuple[Example, Canary] | None:
     """One canary; None where the call has no text that may hold it."""
-    constraint = contract.constraint.parameter if contract.constraint else None
-    asked = {name: value for name, value in example.input.items() if name != constraint}
+    asked = contract.asked(example.input)
     texts = sorted(set(_texts(example.output)), key=len, reverse=True)
     for text in texts:  # what the answer copies from the input
         if len(text) > 3 and text in "\n".join(_texts(asked)):
@@ -141,8 +140,8 @@ def _planted(contract: Contract, example: Example, secret: str, baked: bool) -> 
             answer = contract.answer_text(output, arguments).partition(secret)[0]
             blank = call_text(contract, contract.load(example.input), baked)
             return _example(contract, example, values, output), Canary(blank, answer, secret)
-    for name, value in example.input.items():
-        if name != constraint and isinstance(value, str) and value:
+    for name, value in asked.items():
+        if isinstance(value, str) and value:
             filled = {**example.input, name: f"{value} {secret}"}
             if (arguments := _loaded(contract, filled, example.output)) is None:
                 continue

@@ -41,11 +41,9 @@ async def classified(
     answers = [compact_json(example.output) for example in train]
     if contract.options(contract.load(test[0].input)) is None or len(set(answers)) < 2:
         return []
-    constraint = contract.constraint.parameter if contract.constraint else None
 
     async def seen(examples: Sequence[Example]) -> list[list[float]]:
-        inputs = ({name: value for name, value in e.input.items() if name != constraint} for e in examples)
-        return await embed([look(contract, values) for values in inputs])
+        return await embed([look(contract, contract.asked(e.input)) for e in examples])
 
     learnt, asked = await seen(train), await seen(test)
     chances = await asyncio.to_thread(_chances, learnt, answers, asked)

@@ -118,7 +118,7 @@ def curate(
     answer was corrected, which talk to no human unless allowed; one example for each input, the latest
     correction or else the latest answer.
 
-    The split goes by near-duplicate clusters of `split_by` (a parameter; the whole input where None), joined where they have
+    The split goes by near-duplicate clusters of `split_by` (a parameter; all that is asked where None, as `split_text` says), joined where they have
     calls of one run (`keep_together` has "run") or of one person ("subject").
     A cluster's part follows from a hash of its first text in the alphabet, so slots that split by the same
     parameter hold out the same work, and what is held out stays so while traffic grows, except that a
@@ -159,7 +159,7 @@ def curate(
         raise DistillError(
             f"Slot {contract.slot!r} gave one and the same answer to all {len(examples)} inputs: a constant needs no model."
         )
-    texts = [split_text(example.input, split_by) for example in examples]
+    texts = [split_text(contract, example.input, split_by) for example in examples]
     for example, first in zip(examples, _clusters(examples, texts, keep_together), strict=True):
         together = replace(example, cluster=hashlib.sha256(first.encode()).hexdigest()[:16])
         parts[_part_of(first, shares)].append(together)
@@ -253,9 +253,12 @@ def with_varied_options(examples: Sequence[Example], parameter: str, forms: int,
     return made
 
 
-def split_text(values: dict[str, Any], split_by: str | None) -> str:
-    """Return the text by which an input is kept apart from others."""
-    value = values if split_by is None else values[split_by]
+def split_text(contract: Contract, values: dict[str, Any], split_by: str | None) -> str:
+    """Return the text by which an input is kept apart from others: a parameter's, or else all that is asked.
+
+    What may be answered recurs from call to call, and would make near-duplicates of them all; it counts where nothing else is asked.
+    """
+    value = contract.asked(values) or values if split_by is None else values[split_by]
     return value if isinstance(value, str) else compact_json(value)
 
 

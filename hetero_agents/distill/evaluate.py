@@ -84,14 +84,11 @@ def grounded(contract: Contract, predictions: Sequence[Prediction]) -> Score:
     Counted are the texts of valid answers at places (paths) at which all texts of the truth are copied from the input. What
     `OneOf` or `Fits` names is no input here.
     """
-    constraint = contract.constraint.parameter if contract.constraint else None
     copied = counted = 0
     for p in predictions:
         if not p.valid:
             continue
-        asked = "\n".join(
-            leaf for name, v in p.input.items() if name != constraint for _, leaf in leaves(v) if isinstance(leaf, str)
-        )
+        asked = "\n".join(leaf for _, leaf in leaves(contract.asked(p.input)) if isinstance(leaf, str))
         truths: dict[str, list[str]] = {}
         for path, leaf in leaves(p.target):
             if isinstance(leaf, str) and leaf:
@@ -237,12 +234,11 @@ def plain_code(contract: Contract, train: Sequence[Example], test: Sequence[Exam
 
 
 def _word_overlap(contract: Contract, example: Example, options: list[Any]) -> Any:
-    constraint = contract.constraint.parameter if contract.constraint else None
-    asked = _words(" ".join(str(value) for name, value in example.input.items() if name != constraint))
-    given = example.input.get(constraint or "")
+    asked = _words(" ".join(map(str, contract.asked(example.input).values())))
     said: dict[str, str] = {}
-    if isinstance(contract.constraint, OneOf) and isinstance(given, dict):  # what Fits names describes no option
-        said = cast(dict[str, str], given)
+    if isinstance(contract.constraint, OneOf):  # what Fits names describes no option
+        given = example.input[contract.constraint.parameter]
+        said = cast(dict[str, str], given) if isinstance(given, dict) else {}
     return max(options, key=lambda o: len(asked & _words(f"{o} {said.get(o, '')}" if said else str(o))))
 
 

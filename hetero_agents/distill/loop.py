@@ -160,7 +160,7 @@ async def _distill(
             specialist = specialist.model_copy(update={"certificate": certificate})
             app.workspace.add_specialist(specialist_id, specialist)
             app.state.forget_evidence(specialist_id)
-    corners = slices(mine, [split_text(p.input, entry.split_by) for p in mine])
+    corners = slices(mine, [split_text(contract, p.input, entry.split_by) for p in mine])
     caches: list[CacheLock] = []
     if entry.error_budget is not None and entry.cache == "semantic" and contract.free_texts:
         behind = [None, Standing(specialist_id, specialist, made.folder)]
