@@ -19,7 +19,7 @@ from pydantic_ai.direct import model_request
 
 from examples.tool_desk.desk import choose, fill
 from examples.tool_desk.work import Item, answer_lines, load_items
-from hetero_agents import DistillError, EngineError, IntegrityError, MissingExtraError, SlotResult
+from hetero_agents import DistillError, EngineError, IntegrityError, SlotResult
 from hetero_agents.bindings import Certificate, ModelConfig, Workspace
 from hetero_agents.bindings.lock import exclusive, update_lock
 from hetero_agents.cli.distill import say, values_of
@@ -435,25 +435,6 @@ def test_an_adapter_that_was_trained_on_a_base_in_4_bits_fits_the_base_that_is_s
     before = _loss(model, None, rows, tokenizer.pad_token_id) / tokens
     tuned = PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
     assert _loss(tuned, None, rows, tokenizer.pad_token_id) / tokens < 0.3 < 3 < before
-
-
-def test_4_bits_that_cannot_be_are_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import transformers
-
-    job = Job(WEIGHTS, [("Who?\n", "Zorblax.")], Recipe(load_in_4bit=True), tmp_path)
-    with monkeypatch.context() as without:
-        without.setitem(sys.modules, "bitsandbytes", None)
-        with pytest.raises(MissingExtraError, match=r"load_in_4bit needs .* 'hetero_agents\[qlora\]'"):
-            train(job, lambda done, total: None)
-
-    def refuse(*arguments: object, **options: object) -> None:
-        raise RuntimeError("None of the available devices are supported.\nMore of it.")
-
-    load_base(WEIGHTS)  # once as it is, so that what is refused is the 4 bits
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
-    with pytest.raises(DistillError, match=r"on this machine \(None of the available devices are supported\.\); leave"):
-        train(job, lambda done, total: None)
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_matrix_of_another_base_makes_no_whole_model(tmp_path: Path) -> None:

@@ -61,8 +61,8 @@ def load_base(weights: Weights, *, load_in_4bit: bool = False) -> tuple[Any, Any
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if load_in_4bit and not importlib.util.find_spec("bitsandbytes"):
-        raise MissingExtraError("load_in_4bit", "qlora")
+    if load_in_4bit:
+        _check_4bit(torch_device())
     gguf = fetch_served(weights)
     folder = safetensors_folder(gguf)
     with _quiet_transformers():
@@ -77,16 +77,35 @@ def load_base(weights: Weights, *, load_in_4bit: bool = False) -> tuple[Any, Any
             model.save_pretrained(part)
             tokenizer.save_pretrained(part)
             os.replace(part, folder)
+            del model  # else it is in memory twice
         how: dict[str, Any] = _in_4bit() if load_in_4bit else {}
-        try:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **how)
-        except (ImportError, RuntimeError) as error:
-            if not load_in_4bit:
-                raise
-            raise DistillError(
-                f"bitsandbytes cannot hold the base in 4 bits on this machine ({str(error).splitlines()[0]}); leave load_in_4bit out."
-            ) from error
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **how)
         return model, load_tokenizer(folder)
+
+
+def _check_4bit(where: str) -> None:
+    """Quantise a small matrix: what fails later is the base's or the memory's fault, not that of bitsandbytes.
+
+    Raises:
+        MissingExtraError: bitsandbytes is not installed.
+        DistillError: it has nothing for this machine.
+    """
+    import torch
+
+    if not importlib.util.find_spec("bitsandbytes"):
+        raise MissingExtraError("load_in_4bit", "qlora")
+    matrix = torch.zeros(64, 64, device=where)
+    try:
+        with _quiet_transformers():  # what bitsandbytes misses it also logs
+            from bitsandbytes import functional
+
+            functional.quantize_4bit(matrix, quant_type="nf4")
+    except Exception as error:  # what a library raises that was built for other machines, nobody says
+        lines = (line.strip() for line in str(error).splitlines())
+        why = next(filter(None, lines), type(error).__name__)
+        raise DistillError(
+            f"bitsandbytes cannot hold a base in 4 bits on this machine ({why}); leave load_in_4bit out."
+        ) from error
 
 
 def _in_4bit() -> dict[str, Any]:
