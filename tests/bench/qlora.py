@@ -3,6 +3,7 @@
 
 On a GPU where torch sees one, else on the processor (bases of 1, 3 and 8 billion parameters; without 4 bits the last takes more than 32 GB).
 The weights mean nothing, so nothing is said of what is learnt.
+The base is written as safetensors: that the first use of a GGUF file takes four bytes a parameter is not measured.
 Needs `[distill,qlora]`, and two bytes a parameter on the disk while it runs. One JSON line a method.
 """
 
