@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from hetero_agents import EngineError, HeteroError
-from hetero_agents.engines import Engines, embeddings
-from hetero_agents.engines.catalog import fetch_files
+from hetero_agents.engines import EMBEDDER, Engines, embeddings
+from hetero_agents.engines.catalog import catalog, fetch_files
 
 TEXTS = [
     "a",
@@ -71,7 +71,7 @@ def _by_transformers(folder: Path) -> list[list[float]]:
 
     names = ("model.safetensors", "vocab.txt", "config.json", "tokenizer_config.json", "tokenizer.json")
     for name, path in zip(
-        names, fetch_files(embeddings.SOURCE, {f"model/{name}": None for name in names}), strict=True
+        names, fetch_files(catalog()[EMBEDDER].source, {f"model/{name}": None for name in names}), strict=True
     ):
         (folder / name).symlink_to(path)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)

@@ -36,14 +36,14 @@ def slot(n: int, specialist: int, *, code: bool) -> dict[str, Any]:
         "plain_code": score(n // 2 + 3, n) if code else None,
         "plain_code_name": "word_overlap" if code else None,
         "plain_code_all": {"word_overlap": score(n // 2 + 3, n), "most_frequent": score(n // 9, n)} if code else {},
-        "embedding_classifier": score(n // 2 + 5, n) if code else None,
+        "matcher": score(n // 2 + 5, n) if code else None,
         "specialist": score(specialist, n),
         "valid": score(n - 1, n),
         "differences": {
             "base_grammar": difference,
             "base_five_shot": {"difference": 0.02, "low": -0.031, "high": 0.072},
             "plain_code": difference if code else None,
-            "embedding_classifier": {"difference": 0.01, "low": -0.04, "high": 0.06} if code else None,
+            "matcher": {"difference": 0.01, "low": -0.04, "high": 0.06} if code else None,
         },
         "examples_trained": 430,
         "train_seconds": 190.0,
@@ -106,12 +106,12 @@ def table(report: dict[str, Any], width: int = 100) -> str:
     return console.file.getvalue()
 
 
-def test_a_classifier_on_embeddings_stands_in_the_table_and_on_the_page(tmp_path: Path) -> None:
+def test_a_matcher_stands_in_the_table_and_on_the_page(tmp_path: Path) -> None:
     report = made_report()
-    assert "minus classifier on embeddings (" in table(report)
-    assert "classifier on embeddings" in visible(page(tmp_path, report))
+    assert "minus matcher on embeddings (" in table(report)
+    assert "matcher on embeddings" in visible(page(tmp_path, report))
     for entry in report["slots"].values():
-        entry["embedding_classifier"] = entry["differences"]["embedding_classifier"] = None
+        entry["matcher"] = entry["differences"]["matcher"] = None
     assert "classifier" not in table(report) + visible(page(tmp_path, report))
 
 

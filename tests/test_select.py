@@ -88,7 +88,8 @@ def test_rules_are_held_against_what_was_measured_here(
 
 def test_the_catalog_has_a_source_for_every_figure() -> None:
     models = known_models()
-    assert set(catalog()) <= set(models), "what can be fetched is described"
+    writing = {name for name, weights in catalog().items() if not weights.embeds}
+    assert writing <= set(models), "what can be fetched is described"
     for name, model in models.items():
         assert model.figures.startswith("https://"), name
         assert model.parameters > 10**7, name

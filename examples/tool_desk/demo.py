@@ -1,6 +1,6 @@
 """`make demo`: the whole loop on one machine, in `.hetero/demo`, with honest figures.
 
-Run the desk on the LLM -> distill both slots -> promote -> run held-out work, with all of the specialists'
+Run the desk on the LLM -> choose a base for each slot and distill it -> promote -> run held-out work, with all of the specialists'
 answers and then within the error budget -> report. Each step is kept, so a second run uses what the first one made, and an interrupted one goes on.
 """
 
@@ -30,7 +30,7 @@ from hetero_agents.contract import sha256_of
 from hetero_agents.distill import Distilled, Recipe, distill
 from hetero_agents.distill.curate import Example
 from hetero_agents.distill.evaluate import predict
-from hetero_agents.engines import SERVER_SLOTS
+from hetero_agents.engines import EMBEDDER, SERVER_SLOTS
 from hetero_agents.engines.catalog import fetch_weights, find_weights
 from hetero_agents.report import demo_table, write_report
 from hetero_agents.slots import App, registry
@@ -53,6 +53,9 @@ RECIPES = {
     "desk.choose": Recipe(epochs=3.0, max_length=256, vary_options=True),
     "desk.fill": Recipe(epochs=1.3, max_length=320),
 }
+
+CANDIDATES = {"desk.choose": ("small", "matcher"), "desk.fill": ()}
+"""Bases among which a bake-off chooses; `fill` writes, which only one of them can."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ def main(*, llm: str | None, train_on_outputs: bool, fresh: bool, as_json: bool)
     started = time.perf_counter()
     with common.fetch_progress() as progress:
         items = load_items(progress)
-        fetch_weights(find_weights(WEIGHTS), progress)
+        for weights in (WEIGHTS, EMBEDDER):
+            fetch_weights(find_weights(weights), progress)
     fetched = time.perf_counter() - started
     work = sha256_of([llm, [slot.contract.sha256 for slot in SLOTS.values()], list(answer_lines(items))])
     stamp = FOLDER / "work.sha256"
@@ -150,10 +154,11 @@ async def _loop(items: Sequence[Item], llm: str, clock: _Clock) -> tuple[dict[st
         before = await _kept_runs("llm_run", seen, "code", {"llm": llm}, clock, progress, at_once=AT_ONCE)
         made: dict[str, Distilled] = {}
         for name, slot in SLOTS.items():
-            with clock.phase(f"distill {name}", RECIPES[name].sha256) as lap:
+            with clock.phase(f"distill {name}", sha256_of([RECIPES[name].sha256, *CANDIDATES[name]])) as lap:
                 made[name] = await distill(
                     registry.app,
                     slot,
+                    candidates=CANDIDATES[name],
                     recipe=RECIPES[name],
                     progress=lambda step, done, total, name=name: progress(f"{name}: {step}", done, total),
                 )
@@ -200,7 +205,7 @@ async def _loop(items: Sequence[Item], llm: str, clock: _Clock) -> tuple[dict[st
             "agent_after": share(list(as_agent.ok.values())),
             "within_budget": share(list(within.ok.values())),
         },
-        "tokens": tokens(held_out),
+        "tokens": tokens(held_out, {name for name, d in made.items() if d.specialist.matcher}),
         "seconds_per_call": {
             "before": None if llm == ANSWER_KEY else before.seconds / len(SLOTS),
             "after": mean(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,16 +12,20 @@ from hetero_agents.contract import compact_json, sha256_of
 from hetero_agents.distill import Distilled, paired_difference, wilson
 from hetero_agents.distill.base import chat_of, load_tokenizer, prompt_tokens, safetensors_folder
 from hetero_agents.distill.certify import Tried, keeps
-from hetero_agents.distill.classifier import EMBEDDING_CLASSIFIER
 from hetero_agents.distill.curate import Example
 from hetero_agents.distill.evaluate import Prediction, plain_code
+from hetero_agents.distill.matcher import MATCHER
 from hetero_agents.engines.catalog import find_weights
+from hetero_agents.engines.matcher import Choice, spoken
 from hetero_agents.engines.served import fetch_served
+from hetero_agents.routing import choice_text
 
 from .desk import choose, fill
 from .work import Item
 
 WEIGHTS = "smollm2-135m-instruct"
+BASES = ("base_grammar", "base_five_shot", "base_untaught")
+"""A specialist's base without what it learnt: one that writes, and one that gives embeddings."""
 GOALS = {"desk.choose": 0.85, "desk.fill": 0.50}
 SLOTS: dict[str, Slot[..., Any]] = {"desk.choose": choose, "desk.fill": fill}
 
@@ -86,19 +90,14 @@ def slot_report(
     best = max(plain, key=lambda model: sum(plain[model]), default=None)
     specialist = marks("specialist")
     rivals = {
-        "base_grammar": marks("base_grammar"),
-        "base_five_shot": marks("base_five_shot"),
         "plain_code": plain[best] if best else None,
-        EMBEDDING_CLASSIFIER: marks(EMBEDDING_CLASSIFIER) or None,
+        **{name: marks(name) or None for name in (*BASES, MATCHER)},
     }
     return {
         "n": len(specialist),
         "teacher": share(marks("teacher")),
-        "base_grammar": share(rivals["base_grammar"]),
-        "base_five_shot": share(rivals["base_five_shot"]),
-        "plain_code": share(plain[best]) if best else None,
+        **{name: share(right) if right else None for name, right in rivals.items()},
         "plain_code_name": best,
-        EMBEDDING_CLASSIFIER: share(rivals[EMBEDDING_CLASSIFIER]) if rivals[EMBEDDING_CLASSIFIER] else None,
         "plain_code_all": {model: share(right) for model, right in plain.items()},
         "specialist": share(specialist),
         "valid": share([line["valid"] for line in lines if line["phase"] == "specialist"]),
@@ -109,6 +108,7 @@ def slot_report(
         "learning_curve": made.trained.losses,
         "specialist_id": made.specialist_id,
         "base": made.specialist.base,
+        "chosen": made.bake_off.why if made.bake_off else None,
         "unseen_tools": _unseen_report(name, made, unseen, best),
         "goal": GOALS[name],
         "budget": _budget_report(name, made, lines),
@@ -158,12 +158,17 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def tokens(items: Sequence[Item]) -> dict[str, dict[str, float]]:
+def tokens(items: Sequence[Item], matched: Collection[str]) -> dict[str, dict[str, float]]:
     """Return the mean input tokens a call, counted by the base's tokenizer on the prompts as they are built.
 
     Before, an LLM over an API reads the messages and the answer's JSON Schema; after, the specialist
     reads the values alone, and the schema is its grammar. `constant` are those that are the same in
-    every call of a slot: instruction, names of parameters, markup.
+    every call of a slot: instruction, names of parameters, markup. A matcher reads the values and the
+    answers' words, with nothing around them.
+
+    Args:
+        items: the calls.
+        matched: slots that a matcher fills.
     """
     gguf = fetch_served(find_weights(WEIGHTS))
     tokenizer = load_tokenizer(safetensors_folder(gguf))
@@ -176,6 +181,9 @@ def tokens(items: Sequence[Item]) -> dict[str, dict[str, float]]:
         for slot, values in calls:
             arguments = slot.contract.bind(values, {})
             baked = slot.contract.baked_text(arguments)
+            if slot.id in matched:
+                choice = Choice.model_validate_json(choice_text(slot.contract, arguments) or "")
+                baked = "\n".join([choice.asked, *(spoken(answer, said) for answer, said in choice.answers.items())])
             schema = compact_json(slot.contract.answer_schema(arguments))
             count["messages"].append(len(prompt_tokens(tokenizer, chat_of(slot.contract.messages(arguments)))))
             count["schemas"].append(len(tokenizer(schema).input_ids))

@@ -149,11 +149,13 @@ class Specialist(_Form):
     adapter: str
     """Folder of the adapter (`adapter_model.safetensors`, `adapter.gguf`), relative to the lock."""
     adapter_sha256: Sha256
-    """Of `adapter_model.safetensors`, or of `changed.safetensors`."""
+    """Of `adapter_model.safetensors`, of `changed.safetensors`, or of `matcher.json`."""
     gguf_sha256: Sha256
-    """Of `adapter.gguf`, the same weights for llama.cpp, or of `whole.gguf`."""
+    """Of the file that is served: `adapter.gguf`, the same weights for llama.cpp, `whole.gguf`, or `matcher.json`."""
     whole: bool = False
     """A whole model of its own (`whole.gguf`, and `changed.safetensors` in place of an adapter's)."""
+    matcher: bool = False
+    """It chooses by embeddings (`matcher.json`, and no adapter)."""
     contract_sha256: Sha256
     dataset_sha256: Sha256
     privacy: dict[str, Any] = {}
@@ -164,7 +166,7 @@ class Specialist(_Form):
     train_seconds: float
     teacher: str
     scores: dict[str, Score]
-    """On the test part: `specialist`, `teacher`, `base_grammar`, `base_five_shot`, plain code's, a classifier's on embeddings, and the slot's occupant's."""
+    """On the test part: `specialist`, `teacher`, `base_grammar`, `base_five_shot`, plain code's, a matcher's, and the slot's occupant's."""
     compared_by: str = "exact"
     """When an answer counts as right."""
     judge_agreement: Score | None = None
@@ -183,9 +185,9 @@ class Specialist(_Form):
     """Why it may not be used any more, where it may not."""
 
     @property
-    def gguf(self) -> str:
-        """Path of the file that llama.cpp loads, relative to the lock."""
-        return f"{self.adapter}/{'whole' if self.whole else 'adapter'}.gguf"
+    def served(self) -> str:
+        """Path of the file that its engine loads, relative to the lock."""
+        return f"{self.adapter}/{'matcher.json' if self.matcher else 'whole.gguf' if self.whole else 'adapter.gguf'}"
 
 
 class CacheLock(_Form):

@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ..contract import Contract
 from ..errors import ConfigError, UserError
 from ..slots import App, Slot, registry
 from ..slots.recalled import CacheShown
@@ -70,7 +71,7 @@ def distill(
         return
     if candidates is not None and base is not None:
         raise UserError("Give --base or --candidates, not both.")
-    names, refused = ([], {}) if candidates is None else _candidates(app, candidates, how)
+    names, refused = ([], {}) if candidates is None else _candidates(app, declared.contract, candidates, how)
     with common.fetch_progress() as fetched:
         for name in names or [base]:
             fetch_weights(base_of(app, name).weights, fetched)
@@ -109,14 +110,14 @@ def _cache_only(app: App, slot: Slot[..., Any], as_json: bool) -> None:
         _line(_cache(cache))
 
 
-def _candidates(app: App, candidates: str, recipe: Recipe) -> tuple[list[str], dict[str, str]]:
+def _candidates(app: App, contract: Contract, candidates: str, recipe: Recipe) -> tuple[list[str], dict[str, str]]:
     """The models that a bake-off is among, and why others are not."""
     from ..distill.select import allowed
 
     asked = [] if candidates == "auto" else [name.strip() for name in candidates.split(",") if name.strip()]
     if candidates != "auto" and not asked:
         raise UserError("--candidates is empty: name models of [models], or auto.")
-    names, refused = allowed(app, asked, recipe)
+    names, refused = allowed(app, asked, recipe, contract)
     if not names:
         why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         raise ConfigError(f"No model of [models] can be a base{f' ({why})' if why else ''}.")
@@ -150,8 +151,9 @@ def say(app: App, made: Distilled, left_out: Mapping[str, int], refused: Mapping
         left_out: calls that were not used, by reason.
         refused: why models were no candidates, by name.
     """
-    from ..distill.classifier import EMBEDDING_CLASSIFIER
     from ..distill.evaluate import PLAIN_CODE
+    from ..distill.matcher import MATCHER
+    from ..engines import EMBEDDER
 
     parts = ", ".join(f"{len(examples)} {part}" for part, examples in made.dataset.parts.items())
     already = " (already made from this data)" if made.reused else ""
@@ -166,9 +168,9 @@ def say(app: App, made: Distilled, left_out: Mapping[str, int], refused: Mapping
     common.out.print(_scores_table(made))
     if rivals := [name for name in PLAIN_CODE if name in made.differences and made.differences[name].low <= 0]:
         _line(f"Not shown to be better than plain code ({', '.join(rivals)}): what code can answer needs no model.")
-    if EMBEDDING_CLASSIFIER in made.differences and made.differences[EMBEDDING_CLASSIFIER].low <= 0:
+    if MATCHER in made.differences and made.differences[MATCHER].low <= 0:
         _line(
-            "Not shown to be better than a classifier on embeddings of the input, which trains in seconds and writes no text: see whether that is enough."
+            f'Not shown to be better than a matcher, which trains in seconds and answers in milliseconds: give [models] one ("local:{EMBEDDER}"), and name it with --base.'
         )
     if weak := [f"{s.kind} {s.name}: {common.score_text(s.score)}" for s in made.slices if s.weak]:
         _line(f"Weak corners: {'; '.join(weak)}")

@@ -9,7 +9,7 @@ import typer
 from rich.table import Column, Table
 
 from ..bindings import Workspace
-from ..errors import ConfigError
+from ..errors import ConfigError, UserError
 from . import common
 from .common import Json
 
@@ -27,7 +27,6 @@ Name = Annotated[
 @models.command("list")
 def list_(as_json: Json = False) -> None:
     """List the models of this workspace, the weights that are known by name, and what makers publish of small models."""
-    from ..engines import EMBEDDER, embeddings
     from ..engines.catalog import cache_dir, catalog, is_fetched
     from ..engines.families import known_models
     from ..engines.probe import probed
@@ -47,19 +46,12 @@ def list_(as_json: Json = False) -> None:
         }
         for w in catalog().values()
     ]
-    embedder = {
-        "name": EMBEDDER,
-        "licence": embeddings.LICENCE,
-        "source": embeddings.SOURCE,
-        "fetched": embeddings.is_here(),
-    }
     if as_json:
         published = {name: asdict(model) for name, model in known_models().items()}
         common.print_json(
             {
                 "models": bound,
                 "catalog": rows,
-                "embeddings": embedder,
                 "published": published,
                 "cache": str(cache_dir()),
             }
@@ -74,8 +66,6 @@ def list_(as_json: Json = False) -> None:
         speed = str(row["probe"]["tokens_a_second"]) if row["probe"] else "-"
         table.add_row(row["name"], row["licence"], "yes" if row["fetched"] else "no", speed, row["description"])
     common.out.print(table)
-    here = "here" if embedder["fetched"] else "not here"
-    common.out.print(f"For embeddings: {EMBEDDER} ({embeddings.LICENCE}), {here}", markup=False)
     known = Table(
         Column("name", no_wrap=True),
         *("parameters", Column("licence", overflow="fold"), "context", Column("engines", no_wrap=True)),
@@ -151,6 +141,8 @@ def probe(name: Name, as_json: Json = False) -> None:
     from ..engines.probe import probe as measure
 
     weights = find_weights(name.removeprefix("local:"))
+    if weights.embeds:
+        raise UserError(f"{weights.name} gives embeddings and writes nothing, so there are no tokens to measure.")
     with common.fetch_progress() as progress:
         fetch_weights(weights, progress)
     with common.err.status(f"measuring {weights.name}"):
@@ -174,13 +166,9 @@ def probe(name: Name, as_json: Json = False) -> None:
 
 @models.command()
 def fetch(name: Name) -> None:
-    """Fetch weights into the cache now, all-minilm-l6-v2 for embeddings among them, and print where they are."""
-    from ..engines import EMBEDDER, embeddings
+    """Fetch weights into the cache now, and print where they are."""
     from ..engines.catalog import fetch_weights, find_weights
 
     with common.fetch_progress() as progress:
-        if name == EMBEDDER:
-            path = embeddings.fetch_embedder(progress)
-        else:
-            path = fetch_weights(find_weights(name.removeprefix("local:")), progress)
+        path = fetch_weights(find_weights(name.removeprefix("local:")), progress)
     common.out.print(str(path), soft_wrap=True)

@@ -142,7 +142,7 @@ def promote(
         raise ConfigError(
             f"{name} was trained for another contract of {entry.slot!r} than the code has now; run `hetero distill {entry.slot}` again."
         )
-    path = app.workspace.root / entry.gguf
+    path = app.workspace.root / entry.served
     if not path.is_file() or sha256_of_file(path) != entry.gguf_sha256:
         raise IntegrityError(
             f"The weights of {name} at {path} are missing or not those that were evaluated; distill it again."

@@ -192,7 +192,7 @@ def _check_specialists(workspace: Workspace, check: Callable[[str, bool, str], N
     from ..slots import registry
 
     for name, entry in workspace.lock.specialists.items():
-        path = workspace.root / entry.gguf
+        path = workspace.root / entry.served
         declared = registry.slots.get(entry.slot)
         if not path.is_file():
             good, detail = False, f"its weights are not at {path}"

@@ -284,6 +284,11 @@ class Contract:
             return list(schema["enum"])
         return [True, False] if schema.get("type") == "boolean" else None
 
+    @property
+    def chooses(self) -> bool:
+        """Whether the answers that a call can have are few and known in every call (OneOf, enums, bool)."""
+        return isinstance(self.constraint, OneOf) or (self.constraint is None and self._option_texts is not None)
+
     def option_texts(self, arguments: Mapping[str, Any]) -> list[str] | None:
         """Return the texts, as `answer_text` writes them, of the answers that this call can have; None where they are not few and known."""
         match self.constraint:

@@ -40,7 +40,7 @@ class Prediction:
     """One answer of one contestant to one held-out example."""
 
     phase: str
-    """`teacher`, `base_grammar`, `base_five_shot`, `specialist`, `word_overlap`, `most_frequent`, `embedding_classifier`."""
+    """`teacher`, `base_grammar`, `base_five_shot`, `base_untaught`, `specialist`, `word_overlap`, `most_frequent`, `matcher`."""
     key: Sha256
     input: dict[str, Any]
     output: Any

@@ -129,7 +129,7 @@ def stored_datasets(workspace: Workspace) -> Iterator[tuple[Path, Dataset]]:
 
 def _made(dataset: Path, entry: Specialist) -> bool:
     """Whether a specialist's weights lie beside a data set."""
-    file = dataset.parent / "adapter" / Path(entry.gguf).name
+    file = dataset.parent / "adapter" / Path(entry.served).name
     return file.is_file() and verified_sha256(file) == entry.gguf_sha256
 
 

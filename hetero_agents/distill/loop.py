@@ -118,6 +118,14 @@ async def _distill(
 ) -> Distilled:
     contract, entry = slot.contract, app.workspace.slot_config(slot.id)
     bases = [base_of(app, name) for name in dict.fromkeys(candidates)] or [base_of(app, base)]
+    if canaries and any(one.weights.embeds for one in bases):
+        raise ConfigError(
+            "A model of embeddings writes nothing, so no planted secret can be read out of it: leave --canaries out."
+        )
+    if any(one.weights.embeds for one in bases) and not contract.chooses:
+        raise ConfigError(
+            f"The answers of slot {slot.id!r} are not few and known (OneOf, an enum, bool), so a model of embeddings cannot choose among them; take a base that writes."
+        )
     compare = await comparator_of(app, slot)
     dataset = curated(app, slot)
     progress("curate", 1, 1)

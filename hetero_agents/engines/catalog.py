@@ -45,6 +45,7 @@ class Weights:
         description: one line for people.
         serve_as: quantisation in which llama.cpp serves them; as they are where None.
         serve_f16: names of matrices that stay in 16 bits then, as patterns (`blk.*.attn_k.weight`).
+        embeds: it gives embeddings and no text: as a base it chooses among answers that are few and known.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Weights:
     description: str
     serve_as: str | None = None
     serve_f16: tuple[str, ...] = ()
+    embeds: bool = False
 
 
 def cache_dir() -> Path:
@@ -110,7 +112,7 @@ def is_fetched(weights: Weights) -> bool:
 
 
 def fetch_weights(weights: Weights, progress: Progress | None = None) -> Path:
-    """Return the path of the GGUF file, fetched and checked once.
+    """Return the path of the GGUF file, fetched and checked once; of a model of embeddings that of the file that `Engines.embed` reads.
 
     Raises:
         EngineError: it cannot be fetched.
@@ -118,6 +120,10 @@ def fetch_weights(weights: Weights, progress: Progress | None = None) -> Path:
     """
     if not weights.file:
         return Path(weights.source)
+    if weights.embeds:
+        from .embeddings import fetch_embedder
+
+        return fetch_embedder(progress)
     return fetch(weights.source, weights.file, weights.sha256, progress)
 
 

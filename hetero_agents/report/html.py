@@ -31,8 +31,9 @@ WRONG_FIRST = 28
 DIFFERENCES = {
     "base_grammar": "base model, same grammar",
     "base_five_shot": "base model, five examples",
+    "base_untaught": "base model, untaught",
     "plain_code": "plain code",
-    "embedding_classifier": words.CLASSIFIER,
+    "matcher": words.MATCHER,
 }
 
 RUNS = {

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from .words import (
     ANSWER_KEY_SENTENCE,
-    CLASSIFIER,
+    MATCHER,
     budget_lines,
     by_answer_key,
     change,
@@ -55,7 +55,7 @@ def _table(report: Mapping[str, Any]) -> Table:
         show_lines=True,
     )
     table.add_column("slot", overflow="fold")
-    heads = ("specialist", "base model,\nsame grammar", "base model,\nfive examples", "plain code,\nthe best")
+    heads = ("specialist", "base model,\nsame answers", "base model,\nfive examples", "plain code,\nthe best")
     for head in heads:
         style = "bold green" if head == "specialist" else ""
         table.add_column(head, justify="right", style=style, header_style=style, overflow="fold")
@@ -65,7 +65,7 @@ def _table(report: Mapping[str, Any]) -> Table:
         table.add_row(
             _named(slot, f"n = {entry['n']}"),
             _cell(entry["specialist"]),
-            _cell(entry.get("base_grammar")),
+            _cell(entry.get("base_grammar") or entry.get("base_untaught")),
             _cell(entry.get("base_five_shot")),
             _cell(entry.get("plain_code"), below=str(code).replace("_", " ") if code else ""),
             _cell(entry.get("teacher")),
@@ -79,10 +79,10 @@ def _table(report: Mapping[str, Any]) -> Table:
 def _lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines: list[tuple[str, str]] = []
     others = {"base_grammar": "base, same grammar", "base_five_shot": "base, five examples", "plain_code": "plain code"}
-    others["embedding_classifier"] = CLASSIFIER
+    others |= {"base_untaught": "base, untaught", "matcher": MATCHER}
     for slot, entry in report["slots"].items():
         valid = f"{percent(entry['valid']['score'])} ({interval(entry['valid'])}) of the specialist's answers met the contract"
-        told = [line for line in (goal_verdict(entry), valid) if line]
+        told = [line for line in (goal_verdict(entry), valid, entry.get("chosen")) if line]
         lines += [(slot, told[0]), *(("", line) for line in told[1:])]
         if entry.get("budget"):
             lines += [("", line) for line in budget_lines(entry["budget"])]
@@ -90,7 +90,7 @@ def _lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
             if paired := entry["differences"].get(name):
                 found = f"{points(paired)} points ({points_interval(paired)}), {verdict(paired)}"
                 # It has no column: only slots whose answers are few and known have one.
-                own = f" ({percent(entry[name]['score'])})" if label == CLASSIFIER else ""
+                own = f" ({percent(entry[name]['score'])})" if label == MATCHER else ""
                 lines.append(("", f"minus {label}{own}: {found}"))
     workflow, tokens, seconds, calls = (report[key] for key in ("workflow", "tokens", "seconds_per_call", "calls"))
     runs = {

@@ -16,7 +16,7 @@ ANSWER_KEY_SENTENCE = (
     "its score, seconds and cost say nothing about a real LLM."
 )
 
-CLASSIFIER = "classifier on embeddings"
+MATCHER = "matcher on embeddings"
 
 Kind = Literal["specialist", "base", "code", "llm"]
 
@@ -26,7 +26,7 @@ class Contestant:
     """One line of a slot's comparison."""
 
     name: str
-    """`specialist`, `base_grammar`, `base_five_shot`, `embedding_classifier`, `teacher`, or the name of a piece of plain code."""
+    """`specialist`, `base_grammar`, `base_five_shot`, `base_untaught`, `matcher`, `teacher`, or the name of a piece of plain code."""
     label: str
     kind: Kind
     score: Mapping[str, Any]
@@ -55,11 +55,12 @@ def contestants(report: Mapping[str, Any], entry: Mapping[str, Any]) -> list[Con
         ("specialist", "specialist", "specialist", entry["specialist"]),
         ("base_grammar", "base model, same grammar", "base", entry.get("base_grammar")),
         ("base_five_shot", "base model, five examples", "base", entry.get("base_five_shot")),
+        ("base_untaught", "base model, untaught", "base", entry.get("base_untaught")),
         *(
             (name, code_label(name), "code", score)
             for name, score in sorted(plain_code(entry).items(), key=lambda item: -item[1]["score"])
         ),
-        ("embedding_classifier", CLASSIFIER, "code", entry.get("embedding_classifier")),
+        ("matcher", MATCHER, "code", entry.get("matcher")),
         ("teacher", llm_label(report), "llm", entry.get("teacher")),
     ]
     return [Contestant(name, label, kind, s, s.get("n", entry["n"])) for name, label, kind, s in names if s is not None]

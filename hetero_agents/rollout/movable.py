@@ -14,10 +14,10 @@ from typing import Any
 from ..bindings import Calibrator, Score, Specialist, SpecialistId
 from ..contract import SlotId
 from ..distill.certify import Bin, Tried, calibration_error, certify, fit, reliability, scores_of
-from ..distill.classifier import EMBEDDING_CLASSIFIER
 from ..distill.evaluate import PLAIN_CODE
 from ..distill.lineage import dataset_of
 from ..distill.loop import comparator_of
+from ..distill.matcher import MATCHER
 from ..distill.rehearse import remembered
 from ..distill.specialise import Progress
 from ..engines.families import known_models
@@ -70,7 +70,7 @@ class SlotReport:
     constant: int
     """Calls that have the most frequent answer."""
     plain_code: dict[str, Score]
-    """Held-out calls that plain code, or a classifier on embeddings, answers right, as a share, by what it is."""
+    """Held-out calls that plain code, or a matcher, answers right, as a share, by what it is."""
     spent: Spent
     """A call of the teacher."""
     specialist: SpecialistId | None
@@ -136,9 +136,7 @@ async def slot_report(app: App, slot: Slot[..., Any], progress: Progress | None 
         repeated=len(calls) - len(inputs),
         constant=max(outputs.values(), default=0),
         plain_code={
-            key: score
-            for key, score in (entry.scores if entry else {}).items()
-            if key in (*PLAIN_CODE, EMBEDDING_CLASSIFIER)
+            key: score for key, score in (entry.scores if entry else {}).items() if key in (*PLAIN_CODE, MATCHER)
         },
         spent=_spent(chats),
         specialist=name,
@@ -256,7 +254,7 @@ def _spent(chats: Sequence[SpanRecord]) -> Spent:
 
 def _gigabytes(app: App, entry: Specialist) -> float | None:
     """Of the specialist's own weights, beside its base's."""
-    path = app.workspace.root / entry.gguf
+    path = app.workspace.root / entry.served
     return path.stat().st_size / 1e9 if path.is_file() else None
 
 

@@ -9,7 +9,7 @@ from .confidence import Signals, calibrated, scaled, signals_of
 from .evidence import ALPHA, Promise, Seen, findings, wealth_against_bad, wealth_against_good
 from .ledger import Budget, Ledger, Spent, Terms, ledger_now, price_of, spending
 from .meaning import REMEMBERED, Nearest, Question, packed, question_of
-from .router import Embed, chance, lets, look
+from .router import Embed, chance, choice_text, lets, look
 from .state import State, Watched
 from .steps import Steps, effect, paid_step, steps_now
 
@@ -45,6 +45,7 @@ __all__ = [
     "attempt",
     "calibrated",
     "chance",
+    "choice_text",
     "effect",
     "elected",
     "findings",

@@ -21,6 +21,7 @@ from ..contract import Contract, compact_json, sha256_of, written
 from ..engines import INPUT_KEY, Endpoint
 from .confidence import Signals, product_of, signals_of
 from .ledger import Terms, spending
+from .router import choice_text
 
 DRAWN = ModelSettings(temperature=0.7)
 """How further samples are drawn."""
@@ -84,8 +85,8 @@ async def attempt(
         arguments: bound arguments of the call.
         checks: the slot's verifiers.
         instrument: pydantic-ai's instrumentation; None makes no spans.
-        examples: turns before the call, for few-shot baselines; a baked specialist sees none.
-        retries: how often an answer may be mended; a baked specialist's never.
+        examples: turns before the call, for few-shot baselines; a baked specialist and a matcher see none.
+        retries: how often an answer may be mended; a baked specialist's and a matcher's never.
         terms: what the model costs, for the run's budget.
         mend: an answer of another model that was refused, which this one is shown to mend.
 
@@ -98,6 +99,10 @@ async def attempt(
     if endpoint.baked:
         # One text is all it was trained on: it can be shown no examples and told of no mistake.
         messages, retries = [ModelRequest(parts=[UserPromptPart(content=contract.baked_text(arguments))])], 0
+    elif endpoint.matches:
+        if (choice := choice_text(contract, arguments)) is None:
+            raise BadAnswer("A matcher chooses among answers that are few and known, and this call has none.", "")
+        messages, retries = [ModelRequest(parts=[UserPromptPart(content=choice)])], 0
     else:
         messages = [*examples, *contract.messages(arguments)]
         if mend and mend.answer:

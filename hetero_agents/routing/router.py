@@ -7,9 +7,10 @@ then nothing was shown. Routers are fitted by `hetero distill` and are plain num
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from ..bindings import Router
 from ..contract import Contract, compact_json
@@ -30,6 +31,23 @@ def look(contract: Contract, values: Mapping[str, Any]) -> str:
     shown = (name for name, parameter in contract.parameters.items() if parameter.kind == "value" and name in values)
     texts = (values[name] for name in shown)
     return "\n".join(text if isinstance(text, str) else compact_json(text) for text in texts)
+
+
+def choice_text(contract: Contract, arguments: Mapping[str, Any]) -> str | None:
+    """Return what a matcher is sent of a call (`engines.matcher.Choice`); None where its answers are not few and known.
+
+    Args:
+        contract: the slot's contract.
+        arguments: the call's arguments.
+    """
+    texts = contract.option_texts(arguments)
+    if texts is None:
+        return None
+    values = contract.dump(arguments)
+    offered: Any = values.get(contract.constraint.parameter) if contract.constraint else None
+    said = cast(dict[str, str], offered) if isinstance(offered, dict) else {}
+    answers = {text: said.get(json.loads(text), "") for text in texts}
+    return compact_json({"asked": look(contract, contract.asked(values)), "answers": answers})
 
 
 def chance(router: Router, vector: Sequence[float]) -> float:

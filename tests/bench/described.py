@@ -51,7 +51,7 @@ def descriptions() -> dict[tuple[str, str], str]:
     return found
 
 
-async def measure(app: App, demo: Path) -> None:
+async def measure(app: App, demo: Path, base_name: str) -> None:
     """Train, let everybody answer, and print."""
     said, recipe, items = descriptions(), replace(RECIPES["desk.choose"], max_length=420), load_items()
 
@@ -62,10 +62,11 @@ async def measure(app: App, demo: Path) -> None:
     file = max((demo / ".hetero" / "distill" / "desk.choose").glob("*/dataset.json"), key=lambda f: f.stat().st_mtime)
     data = Dataset.from_json(file.read_text("utf-8"))
     data = replace(data, parts={part: list(map(told, examples)) for part, examples in data.parts.items()})
-    base = base_of(app, None)
+    base = base_of(app, base_name)
     made = await specialise(app, choose.contract, data, base, recipe, lambda step, done, total: None)
     print(
-        f"{made.trained.examples} taught in {made.trained.seconds:.0f} s, {made.trained.left_out} too long", flush=True
+        f"{base_name}: {made.trained.examples} taught in {made.trained.seconds:.0f} s, {made.trained.left_out} too long",
+        flush=True,
     )
     nobody_taught = [told(of_item(item)) for item in items if item.unseen]
     lines = map(json.loads, (demo / "predictions.jsonl").read_text("utf-8").splitlines())
@@ -82,7 +83,7 @@ async def measure(app: App, demo: Path) -> None:
         right = {(p.phase, asked_of(p)): p.valid and p.output == p.target for p in answers}
         for name in dict.fromkeys(p.phase for p in answers):
             of_name = [ok for (who, _), ok in right.items() if who == name]
-            print(f"{part}: {name} {wilson(sum(of_name), len(of_name))}", flush=True)
+            print(f"{base_name}, {part}: {name} {wilson(sum(of_name), len(of_name))}", flush=True)
         calls = [asked_of(example) for example in examples]
         mine = [right["specialist", call] for call in calls]
         for other, theirs in (
@@ -90,7 +91,9 @@ async def measure(app: App, demo: Path) -> None:
             ("word overlap", [right["word_overlap", call] for call in calls]),
         ):
             difference, low, high = paired_difference(mine, theirs)
-            print(f"{part}: specialist minus {other} {difference:+.3f} [{low:+.3f}, {high:+.3f}]", flush=True)
+            print(
+                f"{base_name}, {part}: specialist minus {other} {difference:+.3f} [{low:+.3f}, {high:+.3f}]", flush=True
+            )
 
 
 def asked_of(call: Example | Prediction) -> str:
@@ -108,13 +111,15 @@ def main() -> None:
     """Train, ask and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--demo", type=Path, default=FOLDER, help="where the demo worked")
+    parser.add_argument("--bases", nargs="+", default=["matcher", "small"], help="names in the demo's [models]")
     asked = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(asked.demo / "hetero.toml", OUT / "hetero.toml")
     app = App.of(Workspace(OUT))
     before = registry.use(app)
     try:
-        asyncio.run(measure(app, asked.demo))
+        for name in asked.bases:
+            asyncio.run(measure(app, asked.demo, name))
     finally:
         registry.use(before)
         app.close()
