@@ -24,6 +24,7 @@ from hetero_agents.distill.recipe import Recipe
 from hetero_agents.distill.select import allowed, bake_off
 from hetero_agents.distill.specialise import base_of, specialise
 from hetero_agents.engines import Engines
+from hetero_agents.engines.catalog import Weights
 from hetero_agents.engines.matcher import Matcher, MatcherModel, read_matcher, spoken
 from hetero_agents.errors import ConfigError
 from hetero_agents.routing import choice_text
@@ -201,8 +202,12 @@ def here(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Let the weights of the embedder be there."""
     file = folder / "embedder.gguf"
     file.write_bytes(b"GGUF")
+
+    def placed(weights: Weights) -> Path:
+        return file
+
     for module in ("specialise", "select"):
-        monkeypatch.setattr(f"hetero_agents.distill.{module}.fetch_served", lambda weights: file)  # pyright: ignore[reportUnknownLambdaType]
+        monkeypatch.setattr(f"hetero_agents.distill.{module}.fetch_served", placed)
 
 
 def dataset_of(train: list[Example], held: list[Example]) -> Dataset:
@@ -268,6 +273,13 @@ def test_a_slot_that_writes_has_no_use_for_it(app: App) -> None:
     )
     with pytest.raises(ConfigError, match="cannot choose among them; take a base that writes"):
         asyncio.run(distill(app, write, base="matcher", progress=quiet))
+
+
+def test_limits_of_writing_models_are_none_of_its(tmp_path: Path) -> None:
+    rules = '[selection]\nlicences = ["Apache-2.0"]\nlanguages = ["en"]\nmemory_mb = 2000\ntokens_a_second = 20\n'
+    made = App.of(Workspace(write_workspace(tmp_path, TOML + rules)), MemoryVault())
+    assert allowed(made, ["matcher"]) == (["matcher"], {})
+    made.close()
 
 
 def test_planted_secrets_are_not_looked_for_in_what_writes_nothing(app: App) -> None:

@@ -51,6 +51,7 @@ modules = ["desk"]
 [models]
 big = { model = "replay:answers.jsonl", train_on_outputs = true }
 small = "local:smollm2-135m-instruct"
+matcher = "local:all-minilm-l6-v2"
 [tiers]
 llm = { model = "big" }
 slm = { model = "small", fallback = ["big"] }
@@ -483,6 +484,23 @@ def test_a_bake_off_takes_the_base_that_learns(
         "Weak corners" if any(s.weak for s in made.slices) else "Next:",
     ):
         assert said in printed
+
+
+def test_a_matcher_is_fitted_measured_and_served_as_a_specialist_is(loop: Loop) -> None:
+    app, steps, before = loop.app, list[str](), loop.app.workspace.lock
+    try:
+        made = asyncio.run(distill(app, choose, base="matcher", progress=lambda step, done, total: steps.append(step)))
+        scores = made.specialist.scores
+        assert scores["specialist"].score >= max(scores["base_untaught"].score, scores["most_frequent"].score)
+        assert {"train", "evaluate specialist", "evaluate base_untaught"} <= set(steps)
+        (held, *_) = made.dataset.parts["test"]
+        given = next(p for p in made.predictions if p.phase == "specialist" and p.key == held.key)
+        app.workspace.activate(choose.id, made.specialist_id)
+        answered = asyncio.run(choose.run(held.input["request"], held.input["tools"]))
+    finally:
+        update_lock(app.workspace.lock_path, lambda _: before)
+    assert (answered.output, answered.model, answered.route.decision) == (given.output, made.specialist_id, "kept")
+    assert "matcher" in loop.made.specialist.scores, "it stands beside the one that writes, too"
 
 
 def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ modules = ["{module}"]
 # Any pydantic-ai model id. Say train_on_outputs = true only if the model's terms allow training on its outputs.
 big = {{ model = "{llm}", train_on_outputs = false{more} }}
 small = "local:smollm2-135m-instruct"
+matcher = "local:all-minilm-l6-v2" # chooses where answers are few and known; `hetero distill SLOT --candidates auto` tries both
 
 [tiers]
 llm = {{ model = "big" }}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bindings import Score
 from ..bindings.config import SelectionConfig
-from ..contract import Contract, sha256_of
+from ..contract import Contract
 from ..engines import Endpoint
 from ..engines.catalog import Weights, verified_sha256
 from ..engines.families import KnownModel, known_models
@@ -23,7 +23,7 @@ from .curate import Dataset, Example
 from .evaluate import Prediction, score
 from .measure import Contestant, answers_of, shots_of
 from .recipe import Recipe
-from .specialise import Base, Progress, base_of, specialise
+from .specialise import Base, Progress, base_of, folder_of, specialise
 
 if TYPE_CHECKING:
     from .compare import Comparator
@@ -113,7 +113,7 @@ def _against(base: Base, rules: SelectionConfig) -> str | None:
     licence = weights.licence if weights.sha256 else known.licence if known else None
     if rules.licences is not None and licence not in rules.licences:
         return f"its licence is {licence or 'not known'}, and [selection] licences names {', '.join(rules.licences)}"
-    if missing := set(rules.languages or ()) - set(known.languages if known else ()):
+    if missing := set(rules.languages or ()) - set(known.languages if known else weights.languages):
         return f"it is not known to speak {', '.join(sorted(missing))}"
     if weights.embeds:
         return None  # it writes no tokens, and takes less memory than any that does
@@ -197,6 +197,7 @@ async def _enter(
     from pydantic_ai.models.openai import OpenAIChatModelSettings
 
     held, train_seconds, shots = dataset.parts["select"], 0.0, list[Example]()
+    file = await asyncio.to_thread(fetch_served, base.weights)
     if share:
         name = f"{recipe.epochs * share:g} epochs"
         short = replace(recipe, epochs=recipe.epochs * share, patience=0, **NO_TEACHER)
@@ -215,10 +216,8 @@ async def _enter(
         longest = max(len(contract.answer_text(e.output, contract.load(e.input))) for e in dataset.parts["train"])
         settings = OpenAIChatModelSettings(max_tokens=longest + 16)
         endpoint = Endpoint(plain.model, bare_json=True, matches=plain.matches, settings=settings)
-        served = verified_sha256(await asyncio.to_thread(fetch_served, base.weights))
-        what = [base.config.model, served, contract.sha256, [[shot.key, shot.output] for shot in shots]]
-        folder = app.workspace.ensure_state_dir() / "distill" / contract.slot / f"untaught-{sha256_of(what)[:16]}"
-        folder.mkdir(parents=True, exist_ok=True)
+        what = [base.config.model, verified_sha256(file), contract.sha256, [[shot.key, shot.output] for shot in shots]]
+        folder = folder_of(app, contract, dataset, what)
     found = list[Prediction]()
     # One at a time: what a call takes is half of what is compared.
     candidate = Contestant("candidate", endpoint, shots, timed=len(held))
@@ -226,7 +225,6 @@ async def _enter(
         found.append(prediction)
         progress(f"{said}: answers", len(found), len(held))
     times = [p.seconds for p in found if p.seconds is not None]
-    file = await asyncio.to_thread(fetch_served, base.weights)
     return Round(
         name=base.name,
         round=name,

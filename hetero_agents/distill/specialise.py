@@ -113,7 +113,7 @@ async def specialise(
         what.append(verified_sha256(await asyncio.to_thread(fetch_weights, teacher)))
     elif teacher:
         what.append(teacher.base)  # not its address: a server that moves is no other teacher
-    folder = _folder(app, contract, dataset, what)
+    folder = folder_of(app, contract, dataset, what)
     trained = await _train(job_of(contract, dataset, weights, recipe, folder, teacher), progress)
     adapter = folder / "adapter"
     weights_file, gguf_file = adapter / "adapter_model.safetensors", adapter / "adapter.gguf"
@@ -144,7 +144,7 @@ async def _specialise_matcher(app: App, contract: Contract, dataset: Dataset, ba
     await asyncio.to_thread(fetch_served, base.weights)
     assert base.weights.sha256 is not None
     what = [_seen(dataset, "train", "select"), HOW, contract.sha256, base.config.model, base.weights.sha256]
-    folder = _folder(app, contract, dataset, what)
+    folder = folder_of(app, contract, dataset, what)
     adapter = folder / "adapter"
     file, note = adapter / "matcher.json", folder / "trained.json"
     if not note.exists():
@@ -177,8 +177,15 @@ def _seen(dataset: Dataset, *parts: Part) -> list[Any]:
     return [[[example.key, example.output] for example in dataset.parts[part]] for part in parts]
 
 
-def _folder(app: App, contract: Contract, dataset: Dataset, what: Sequence[Any]) -> Path:
-    """The working folder of a training, its data set in it."""
+def folder_of(app: App, contract: Contract, dataset: Dataset, what: Sequence[Any]) -> Path:
+    """Return the folder of a training or of answers, its data set in it, by which forgetting a person finds it.
+
+    Args:
+        app: the workspace.
+        contract: the slot's.
+        dataset: its data.
+        what: all that changes the result.
+    """
     folder = app.workspace.ensure_state_dir() / "distill" / contract.slot / sha256_of(what)[:16]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "dataset.json", dataset.to_json().encode())

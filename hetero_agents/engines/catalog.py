@@ -46,6 +46,7 @@ class Weights:
         serve_as: quantisation in which llama.cpp serves them; as they are where None.
         serve_f16: names of matrices that stay in 16 bits then, as patterns (`blk.*.attn_k.weight`).
         embeds: it gives embeddings and no text: as a base it chooses among answers that are few and known.
+        languages: that it reads, as ISO 639-1 codes, where `families.toml` does not say it.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Weights:
     serve_as: str | None = None
     serve_f16: tuple[str, ...] = ()
     embeds: bool = False
+    languages: tuple[str, ...] = ()
 
 
 def cache_dir() -> Path:
@@ -73,7 +75,8 @@ def catalog() -> dict[str, Weights]:
     """Return the weights that are known by name."""
     table = tomllib.loads(resources.files("hetero_agents.engines").joinpath("catalog.toml").read_text("utf-8"))
     return {
-        name: Weights(name=name, serve_f16=tuple(entry.pop("serve_f16", ())), **entry) for name, entry in table.items()
+        name: Weights(name=name, **{key: tuple(entry.pop(key, ())) for key in ("serve_f16", "languages")}, **entry)
+        for name, entry in table.items()
     }
 
 

@@ -30,14 +30,14 @@ LOOKED_AT = 20
 """One in so many of a fold's training calls is not taught but looked at, to see when it is enough."""
 
 
-async def answered(app: App, name: str, demo: Path) -> None:
+async def answered(app: App, name: str, demo: Path, base_name: str) -> None:
     """Train a slot's specialists, have each answer its fold, and print how many are right."""
     contract, recipe = SLOTS[name].contract, RECIPES[name]
     data = max((demo / ".hetero" / "distill" / name).glob("*/dataset.json"), key=lambda file: file.stat().st_mtime)
     examples = [example for part in Dataset.from_json(data.read_text("utf-8")).parts.values() for example in part]
     # Answers of another recipe, contract or data are others.
-    key = sha256_of([recipe.sha256, contract.sha256, [example.key for example in examples]])
-    base, folder = base_of(app, None), OUT / name / key[:16]
+    key = sha256_of([base_name, recipe.sha256, contract.sha256, [example.key for example in examples]])
+    base, folder = base_of(app, base_name), OUT / name / key[:16]
     folder.mkdir(parents=True, exist_ok=True)
     right, of_tools = list[bool](), Counter[tuple[int, bool]]()
     for fold in range(FOLDS):
@@ -54,7 +54,7 @@ async def answered(app: App, name: str, demo: Path) -> None:
             right.append(p.valid and same(p.output, p.target))
             of_tools[min(times[compact_json(p.target)], 10), right[-1]] += 1
         print(
-            f"{name} fold {fold}: {made.trained.examples} taught in {made.trained.seconds:.0f} s, so far {wilson(sum(right), len(right))}",
+            f"{name} on {base_name}, fold {fold}: {made.trained.examples} taught in {made.trained.seconds:.0f} s, so far {wilson(sum(right), len(right))}",
             flush=True,
         )
     for least, most in ((0, 0), (1, 2), (3, 9), (10, 10)):
@@ -77,13 +77,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--demo", type=Path, default=FOLDER, help="where the demo worked")
     parser.add_argument("--slots", nargs="+", default=list(SLOTS))
+    parser.add_argument("--base", default="small", help="a name in the demo's [models]")
     asked = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(asked.demo / "hetero.toml", OUT / "hetero.toml")
     app = App.of(Workspace(OUT))
     try:
         for name in asked.slots:
-            asyncio.run(answered(app, name, asked.demo))
+            asyncio.run(answered(app, name, asked.demo, asked.base))
     finally:
         app.close()
 
