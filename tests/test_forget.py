@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from hetero_agents import slot, subject
 from hetero_agents.bindings import SpecialistId, Workspace
-from hetero_agents.bindings.lock import exclusive
+from hetero_agents.bindings.lock import exclusive, update_lock
 from hetero_agents.contract import Sha256, SlotId
 from hetero_agents.distill.curate import Dataset, Example
 from hetero_agents.distill.forget import MARK, forget, traces_of
@@ -220,6 +220,19 @@ def test_forgetting_takes_data_sets_and_specialists_along(trained: Workspace) ->
     after = traces_of(trained, vault, "ann")
     assert (after.known, after.datasets, after.specialists, after.untold) == (False, [], [], ["desk.classify@3"])
     assert told(vault)["a01"] is None
+
+
+def test_a_matchers_file_which_holds_answers_goes_with_it(trained: Workspace) -> None:
+    name, vault = SpecialistId("desk.classify@2"), SealedVault(trained.state_dir / "vault")
+    entry = trained.lock.specialists[name].model_copy(update={"matcher": True})
+    lock = trained.lock
+    update_lock(trained.lock_path, lambda _: lock.model_copy(update={"specialists": {**lock.specialists, name: entry}}))
+    file = trained.root / entry.served
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("{}")
+    found = traces_of(trained, vault, "ann")
+    forget(trained, vault, "ann", found)
+    assert (name in found.specialists, file.exists()) == (True, False)
 
 
 def test_lineage_goes_from_a_specialist_back_to_its_spans(trained: Workspace, hetero: Hetero) -> None:

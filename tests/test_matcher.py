@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Coroutine, Generator, Sequence
+from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic_ai import Agent
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, UserPromptPart
+from pydantic_ai.models import ModelRequestParameters
 
 from hetero_agents import EngineError, IntegrityError, OneOf, Slot, slot
 from hetero_agents.bindings import ModelConfig, SpecialistId, Workspace
@@ -21,13 +25,13 @@ from hetero_agents.distill.curate import Dataset, Example
 from hetero_agents.distill.matcher import HOW, fit_matcher
 from hetero_agents.distill.measure import contest
 from hetero_agents.distill.recipe import Recipe
-from hetero_agents.distill.select import allowed, bake_off
+from hetero_agents.distill.select import BakeOff, allowed, bake_off
 from hetero_agents.distill.specialise import base_of, specialise
 from hetero_agents.engines import Engines
 from hetero_agents.engines.catalog import Weights
 from hetero_agents.engines.matcher import Matcher, MatcherModel, read_matcher, spoken
 from hetero_agents.errors import ConfigError
-from hetero_agents.routing import choice_text
+from hetero_agents.routing import Budget, Ledger, choice_text, signals_of
 from hetero_agents.slots import App, registry
 from hetero_agents.testing import MemoryVault
 
@@ -44,6 +48,13 @@ matcher = "local:all-minilm-l6-v2"
 slm = { model = "matcher" }
 llm = { model = "small" }
 """
+
+
+class Size(Enum):
+    """Answers that are no texts."""
+
+    SMALL = (1, 2)
+    LARGE = (3, 4)
 
 
 def vector(text: str) -> list[float]:
@@ -247,17 +258,71 @@ def test_a_bake_off_asks_it_untaught_and_then_fitted(app: App, tmp_path: Path, m
     here(monkeypatch, tmp_path)
     contract, held = choose_slot().contract, TRAIN[:15]
     compare = comparator(contract, app.workspace.slot_config(contract.slot), None, None, tmp_path)
-    bases = [base_of(app, "matcher")]
-    chosen = asyncio.run(bake_off(app, contract, dataset_of(TRAIN, held), bases, Recipe(), compare, quiet))
-    (untaught,) = chosen.rounds
-    assert (chosen.winner, untaught.score.n) == ("matcher", 15)
+    bases = [base_of(app, "matcher"), replace(base_of(app, "matcher"), name="another")]
+
+    def chosen() -> BakeOff:
+        return asyncio.run(bake_off(app, contract, dataset_of(TRAIN, held), bases, Recipe(), compare, quiet))
+
+    first = chosen()
+    assert [(r.name, r.round) for r in first.rounds] == [
+        (name, round_) for round_ in ("five examples", "0.375 epochs") for name in ("matcher", "another")
+    ]
+    untaught, _, fitted, _ = first.rounds
+    assert untaught.score.score < fitted.score.score == 1.0
+    assert first.winner == "matcher"
 
     async def never(texts: Sequence[str]) -> list[list[float]]:
         raise AssertionError("asked again")
 
     monkeypatch.setattr(app.engines, "embed", never)
-    again = asyncio.run(bake_off(app, contract, dataset_of(TRAIN, held), bases, Recipe(), compare, quiet))
-    assert again.rounds == chosen.rounds, "answers are kept"
+    assert chosen() == first, "answers are kept"
+
+
+def test_a_limit_of_tokens_lets_it_answer(app: App) -> None:
+    with Ledger(Budget(tokens=1000)):
+        assert asyncio.run(choose_slot().run("post it", ["cashTool", "postTool"])).output == "postTool"
+
+
+def test_answers_that_are_lists_are_offered_as_they_are_written() -> None:
+    @slot(name="matcher.size")
+    async def size(request: str) -> Size:
+        """Choose."""
+        ...
+
+    offered = json.loads(choice_text(size.contract, {"request": "which?"}) or "")["answers"]
+    assert offered == {"[1, 2]": "", "[3, 4]": ""}
+
+
+def test_what_it_cannot_read_it_does_not_choose_by() -> None:
+    @slot(name="matcher.history")
+    async def route(request: str, history: list[ModelMessage]) -> bool:
+        """Choose."""
+        ...
+
+    assert not route.contract.chooses
+    assert choice_text(route.contract, {"request": "a", "history": []}) is None
+
+
+def test_a_whole_answer_is_not_mistaken_for_one_that_begins_like_it() -> None:
+    said = [{"token": "1", "logprob": math.log(0.5)}, {"token": "10", "logprob": math.log(0.5)}]
+    response = ModelResponse(parts=[], provider_details={"logprobs": [{**said[0], "top_logprobs": said}]})
+    assert (signals_of(response, ["1", "10"]) or {})["choice"] == pytest.approx(math.log(0.5))
+
+
+def test_answers_that_are_pushed_out_while_it_waits_count_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hetero_agents.engines.matcher.KEPT_TEXTS", 1)
+    model = MatcherModel("m", embed, Matcher())
+
+    async def both() -> list[str]:
+        def ask(*tools: str) -> Coroutine[Any, Any, ModelResponse]:
+            text = json.dumps({"asked": "post", "answers": {json.dumps(tool): "" for tool in tools}})
+            return model.request([ModelRequest([UserPromptPart(text)])], None, ModelRequestParameters())
+
+        await ask("cashTool")
+        done = await asyncio.gather(ask("cashTool", "postTool"), ask("talkTool", "postTool"))
+        return [str(response.text) for response in done]
+
+    assert asyncio.run(both()) == ['"postTool"', '"postTool"']
 
 
 def test_a_slot_that_writes_has_no_use_for_it(app: App) -> None:
@@ -269,9 +334,9 @@ def test_a_slot_that_writes_has_no_use_for_it(app: App) -> None:
     assert not write.contract.chooses
     assert allowed(app, contract=write.contract) == (
         ["small"],
-        {"matcher": "it gives embeddings, and the slot's answers are not few and known"},
+        {"matcher": "it gives embeddings, and the slot does not choose among few, known answers by texts"},
     )
-    with pytest.raises(ConfigError, match="cannot choose among them; take a base that writes"):
+    with pytest.raises(ConfigError, match="take a base that writes"):
         asyncio.run(distill(app, write, base="matcher", progress=quiet))
 
 
@@ -283,6 +348,7 @@ def test_limits_of_writing_models_are_none_of_its(tmp_path: Path) -> None:
 
 
 def test_planted_secrets_are_not_looked_for_in_what_writes_nothing(app: App) -> None:
+    assert allowed(app, contract=choose_slot().contract, canaries=10)[0] == ["small"]
     with pytest.raises(ConfigError, match="leave --canaries out"):
         asyncio.run(distill(app, choose_slot(), base="matcher", canaries=10, progress=quiet))
 
@@ -331,6 +397,18 @@ def test_it_stands_as_a_rival_beside_a_specialist_that_writes(open_app: OpenApp,
 
     engines.vector = never
     assert contestants(registry.app, tmp_path) == first, "what was fitted and answered is kept"
+
+
+def test_a_rival_that_cannot_answer_any_more_stops_nothing(open_app: OpenApp, tmp_path: Path) -> None:
+    engines = opened(open_app)
+    contestants(registry.app, tmp_path)
+    (tmp_path / "predictions.jsonl").unlink()
+
+    def none(text: str) -> list[float]:
+        raise EngineError("There is no embedder.")
+
+    engines.vector = none
+    assert "matcher" not in contestants(registry.app, tmp_path)
 
 
 def test_without_embeddings_the_rival_is_left_out_and_one_sentence_says_so(

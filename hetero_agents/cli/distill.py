@@ -71,7 +71,7 @@ def distill(
         return
     if candidates is not None and base is not None:
         raise UserError("Give --base or --candidates, not both.")
-    names, refused = ([], {}) if candidates is None else _candidates(app, declared.contract, candidates, how)
+    names, refused = ([], {}) if candidates is None else _candidates(app, declared.contract, candidates, how, canaries)
     with common.fetch_progress() as fetched:
         for name in names or [base]:
             fetch_weights(base_of(app, name).weights, fetched)
@@ -110,14 +110,16 @@ def _cache_only(app: App, slot: Slot[..., Any], as_json: bool) -> None:
         _line(_cache(cache))
 
 
-def _candidates(app: App, contract: Contract, candidates: str, recipe: Recipe) -> tuple[list[str], dict[str, str]]:
+def _candidates(
+    app: App, contract: Contract, candidates: str, recipe: Recipe, canaries: int
+) -> tuple[list[str], dict[str, str]]:
     """The models that a bake-off is among, and why others are not."""
     from ..distill.select import allowed
 
     asked = [] if candidates == "auto" else [name.strip() for name in candidates.split(",") if name.strip()]
     if candidates != "auto" and not asked:
         raise UserError("--candidates is empty: name models of [models], or auto.")
-    names, refused = allowed(app, asked, recipe, contract)
+    names, refused = allowed(app, asked, recipe, contract, canaries)
     if not names:
         why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         raise ConfigError(f"No model of [models] can be a base{f' ({why})' if why else ''}.")

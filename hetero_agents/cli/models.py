@@ -88,15 +88,27 @@ def _count(parameters: int) -> str:
     return f"{parameters / 1e9:.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:.0f} M"
 
 
+_OF_EMBEDDINGS = ("description", "licence", "context", "languages", "source")
+
+
 @models.command()
 def show(
     name: Annotated[str, typer.Argument(help="A model that `hetero models list` names.")], as_json: Json = False
 ) -> None:
     """Show what is known of a model: figures with their sources, licence, what can serve it, and what was measured here."""
+    from ..engines.catalog import catalog
     from ..engines.families import known_model
     from ..engines.probe import probed
 
     name = name.removeprefix("local:")
+    if (weights := catalog().get(name)) and weights.embeds:  # no model of language: nothing of it stands among them
+        facts: dict[str, Any] = {"name": name, **{key: getattr(weights, key) for key in _OF_EMBEDDINGS}}
+        if as_json:
+            common.print_json(facts)
+        else:
+            facts["languages"] = ", ".join(weights.languages)
+            common.out.print("\n".join(f"{key}: {value}" for key, value in facts.items()), markup=False)
+        return
     model, measured = known_model(name), probed(name)
     if as_json:
         common.print_json({"name": name, **asdict(model), "probe": measured and asdict(measured)})

@@ -286,8 +286,9 @@ class Contract:
 
     @property
     def chooses(self) -> bool:
-        """Whether the answers that a call can have are few and known in every call (OneOf, enums, bool)."""
-        return isinstance(self.constraint, OneOf) or (self.constraint is None and self._option_texts is not None)
+        """Whether a call's values are all text and its answers few and known (OneOf, enums, bool), so that a model of embeddings can choose."""
+        few = isinstance(self.constraint, OneOf) or (self.constraint is None and self._option_texts is not None)
+        return few and self.can_bake
 
     def option_texts(self, arguments: Mapping[str, Any]) -> list[str] | None:
         """Return the texts, as `answer_text` writes them, of the answers that this call can have; None where they are not few and known."""

@@ -150,6 +150,9 @@ def forget(
     """
     today = datetime.now(UTC).date().isoformat()
     withdrawn = [name for name in found.specialists if name not in keep]
+    for name in withdrawn:
+        if (entry := workspace.lock.specialists[name]).matcher:  # it holds answers as they were given
+            (workspace.root / entry.served).unlink(missing_ok=True)
     demoted = (
         workspace.withdraw(withdrawn, f"it was trained on data that was forgotten on {today}") if withdrawn else []
     )

@@ -124,7 +124,7 @@ async def _distill(
         )
     if any(one.weights.embeds for one in bases) and not contract.chooses:
         raise ConfigError(
-            f"The answers of slot {slot.id!r} are not few and known (OneOf, an enum, bool), so a model of embeddings cannot choose among them; take a base that writes."
+            f"Slot {slot.id!r} does not choose by texts among answers that are few and known (OneOf, an enum, bool), as a model of embeddings can; take a base that writes."
         )
     compare = await comparator_of(app, slot)
     dataset = curated(app, slot)

@@ -13,7 +13,7 @@ from pydantic_ai.settings import ModelSettings
 
 from ..bindings import ModelConfig, Score, Specialist, SpecialistId
 from ..bindings.lock import write_atomically
-from ..contract import Contract
+from ..contract import Contract, sha256_of
 from ..engines import SERVER_SLOTS, Endpoint
 from ..engines.matcher import MatcherModel, read_matcher
 from ..errors import HeteroError
@@ -30,7 +30,7 @@ from .evaluate import (
     read_predictions,
     score,
 )
-from .matcher import MATCHER, fit_matcher
+from .matcher import HOW, MATCHER, fit_matcher
 from .specialise import Progress
 
 _log = logging.getLogger("hetero_agents")
@@ -145,15 +145,19 @@ async def _matcher(app: App, contract: Contract, dataset: Dataset, folder: Path)
     """A matcher fitted to the train part; None where answers are not few and known, or no embeddings can be had, and one sentence says so."""
     if not contract.chooses:
         return None
-    file = folder / "matcher.json"
+    # Another way of fitting makes another rival; its answers are kept under the same name.
+    file, done = folder / f"matcher-{sha256_of(HOW)[:8]}.json", read_predictions(folder / "predictions.jsonl")
     try:
         if not file.exists():
             made = await fit_matcher(app.engines.embed, contract, dataset.parts["train"])
             write_atomically(file, made.model_dump_json().encode())
+        elif any((MATCHER, e.key) not in done for e in dataset.parts["test"]):
+            await app.engines.embed([contract.slot])  # said here where none can be had, and not amidst the answers
+        matcher = read_matcher(file)
     except HeteroError as error:
         _log.warning("No matcher is measured beside the specialist of %s: %s", contract.slot, error)
         return None
-    model = MatcherModel(MATCHER, app.engines.embed, read_matcher(file))
+    model = MatcherModel(MATCHER, app.engines.embed, matcher)
     return Contestant(MATCHER, Endpoint(model, bare_json=True, matches=True))
 
 

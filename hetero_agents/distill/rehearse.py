@@ -217,7 +217,7 @@ async def certified(
         return await tried_of(ask.slot, compare, parts[part], await ask.answers(parts[part], way), by)
 
     once = await tried("select", Way())
-    on_select, most = {Way(): once}, entry.samples
+    on_select, most = {Way(): once}, 1 if ask.specialist.matcher else entry.samples  # it answers the same each time
     if most < WITHOUT_LOGPROBS and all(t.signals is None for t in once if not t.refused):
         most = WITHOUT_LOGPROBS  # agreement is all that can be known
     verified = (False, True) if ask.slot.checks_apart else (False,)

@@ -74,7 +74,11 @@ class BakeOff:
 
 
 def allowed(
-    app: App, names: Sequence[str] = (), recipe: Recipe | None = None, contract: Contract | None = None
+    app: App,
+    names: Sequence[str] = (),
+    recipe: Recipe | None = None,
+    contract: Contract | None = None,
+    canaries: int = 0,
 ) -> tuple[list[str], dict[str, str]]:
     """Return the models that may be a base by the rules of `[selection]`, for a recipe and for a slot, and why others may not.
 
@@ -83,6 +87,7 @@ def allowed(
         names: in `[models]`; all that can be trained where there are none.
         recipe: how they would be trained.
         contract: the slot's.
+        canaries: planted secrets that are looked for.
 
     Returns:
         Names, and reasons by name.
@@ -99,7 +104,9 @@ def allowed(
         whole = recipe is not None and recipe.whole and not base.config.model.startswith("local:")
         reason = "the recipe gives a whole model, which only local: serves" if whole else _against(base, rules)
         if base.weights.embeds and contract and not contract.chooses:
-            reason = "it gives embeddings, and the slot's answers are not few and known"
+            reason = "it gives embeddings, and the slot does not choose among few, known answers by texts"
+        elif base.weights.embeds and canaries:
+            reason = "it writes nothing, so --canaries has nothing to test"
         if reason:
             refused[name] = reason
         else:

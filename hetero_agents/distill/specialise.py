@@ -74,7 +74,9 @@ def base_of(app: App, name: str | None) -> Base:
     if prefix == "local":
         return Base(name, config, find_weights(weights, app.workspace.root))
     if prefix == "vllm" and config.weights:
-        return Base(name, config, find_weights(config.weights.removeprefix("local:"), app.workspace.root))
+        found = find_weights(config.weights.removeprefix("local:"), app.workspace.root)
+        if not found.embeds:
+            return Base(name, config, found)
     raise ConfigError(
         f'{config.model!r} cannot be trained: the base is a local: model, or a vllm: one with weights = "local:..." beside it.'
     )
@@ -143,7 +145,8 @@ async def _specialise_matcher(app: App, contract: Contract, dataset: Dataset, ba
     """Fit a matcher to a slot; no recipe says anything of it."""
     await asyncio.to_thread(fetch_served, base.weights)
     assert base.weights.sha256 is not None
-    what = [_seen(dataset, "train", "select"), HOW, contract.sha256, base.config.model, base.weights.sha256]
+    groups = [example.cluster for example in dataset.parts["train"]]
+    what = [_seen(dataset, "train", "select"), groups, HOW, contract.sha256, base.config.model, base.weights.sha256]
     folder = folder_of(app, contract, dataset, what)
     adapter = folder / "adapter"
     file, note = adapter / "matcher.json", folder / "trained.json"

@@ -111,6 +111,10 @@ def find_weights(name: str, root: Path = Path()) -> Weights:
 
 def is_fetched(weights: Weights) -> bool:
     """Return whether the weights are here, so that they can be used without a network."""
+    if weights.embeds:
+        from .embeddings import place
+
+        return place().is_file()
     return not weights.file or place_of(weights.source, weights.file).is_file()
 
 

@@ -99,7 +99,7 @@ def fetch_embedder(progress: Progress | None = None) -> Path:
         IntegrityError: it is not the model that is known here.
         MissingExtraError: the package that writes GGUF is not installed.
     """
-    target = _place()
+    target = place()
     if not target.is_file():
         known = catalog()[EMBEDDER]
         weights, vocabulary = fetch_files(known.source, dict([(known.file, known.sha256), _VOCABULARY]), progress)
@@ -107,7 +107,8 @@ def fetch_embedder(progress: Progress | None = None) -> Path:
     return target
 
 
-def _place() -> Path:
+def place() -> Path:
+    """Return where the model's GGUF file is once it is there."""
     return place_of(catalog()[EMBEDDER].source, f"{EMBEDDER}.gguf")
 
 

@@ -93,7 +93,7 @@ class Engines:
 
                 weights = find_weights(name, self.root)
                 if weights.embeds:
-                    return await self._matcher(weights.name, None)
+                    return await self._matcher(weights.name)
                 return await self._cached(
                     ("local", name),
                     lambda: Endpoint(
@@ -148,7 +148,7 @@ class Engines:
                 )
             if weights.embeds:
                 path = _checked(self.root / specialist.served, specialist.gguf_sha256, specialist_id)
-                return await self._matcher(specialist_id, path)
+                return await self._matcher(specialist_id, path, specialist.gguf_sha256)
             adapter: Path | None = _checked(self.root / specialist.served, specialist.gguf_sha256, specialist_id)
             if specialist.whole:
                 weights, adapter = (
@@ -195,14 +195,17 @@ class Engines:
         """
         return await asyncio.to_thread(self._embedder.embed, texts)
 
-    async def _matcher(self, name: str, path: Path | None) -> Endpoint:
+    async def _matcher(self, name: str, path: Path | None = None, sha256: str = "") -> Endpoint:
         """The endpoint of a matcher: one that was fitted to a slot, or none that was."""
         from .matcher import Matcher, MatcherModel, read_matcher
 
         return await self._cached(
-            ("matcher", name, str(path)),
+            ("matcher", name, sha256),
             lambda: Endpoint(
-                MatcherModel(name, self.embed, read_matcher(path) if path else Matcher()), bare_json=True, matches=True
+                MatcherModel(name, self.embed, read_matcher(path) if path else Matcher()),
+                bare_json=True,
+                matches=True,
+                settings=ModelSettings(max_tokens=1),  # budgets want to know the longest answer: it writes none
             ),
         )
 

@@ -130,12 +130,14 @@ class MatcherModel(Model):
         """
         choice = self._choice(messages)
         words = {answer: spoken(answer, said) for answer, said in choice.answers.items()}
-        missing = [text for text in dict.fromkeys(words.values()) if text not in self._kept]
+        # Taken before anybody else is let run, who may push them out.
+        known = {text: self._kept[text] for text in words.values() if text in self._kept}
+        missing = [text for text in dict.fromkeys(words.values()) if text not in known]
         asked, *vectors = await self._embed([choice.asked, *missing])
-        known = dict(zip(missing, vectors, strict=True))
-        for text in words.values():
-            known[text] = self._kept.pop(text, known.get(text, []))
-        self._kept.update(known)
+        known.update(zip(missing, vectors, strict=True))
+        for text, vector in known.items():
+            self._kept[text] = vector
+            self._kept.move_to_end(text)
         while len(self._kept) > KEPT_TEXTS:
             self._kept.popitem(last=False)
         scores = self._matcher.scores(asked, {answer: known[text] for answer, text in words.items()})

@@ -101,7 +101,9 @@ async def attempt(
         messages, retries = [ModelRequest(parts=[UserPromptPart(content=contract.baked_text(arguments))])], 0
     elif endpoint.matches:
         if (choice := choice_text(contract, arguments)) is None:
-            raise BadAnswer("A matcher chooses among answers that are few and known, and this call has none.", "")
+            raise BadAnswer(
+                "A matcher reads texts and chooses among answers that are few and known, which this slot has not.", ""
+            )
         messages, retries = [ModelRequest(parts=[UserPromptPart(content=choice)])], 0
     else:
         messages = [*examples, *contract.messages(arguments)]

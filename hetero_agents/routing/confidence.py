@@ -57,8 +57,14 @@ def signals_of(response: ModelResponse, options: Sequence[str] | None = None) ->
         found["margin"] = math.log(logistic(max(_NEVER, min(each) - max(rivals))))
     if fields := [sum(each[start:end]) for start, end in _fields(tokens)]:
         found["weakest_field"] = min(fields)
+    if options is not None and len(options) == 1:
+        found["margin"] = 0.0  # nothing could rival it
     if options is not None and all(token.get("top_logprobs") for token in tokens):
-        found["choice"] = _choice(tokens, options)
+        # A whole answer as one token is among whole answers: that another begins with it says nothing.
+        whole = len(tokens) == 1 and all(other["token"] in options for other in tokens[0]["top_logprobs"])
+        found["choice"] = (
+            found["text"] if whole and len(tokens[0]["top_logprobs"]) == len(options) else _choice(tokens, options)
+        )
     return found
 
 

@@ -34,19 +34,20 @@ def look(contract: Contract, values: Mapping[str, Any]) -> str:
 
 
 def choice_text(contract: Contract, arguments: Mapping[str, Any]) -> str | None:
-    """Return what a matcher is sent of a call (`engines.matcher.Choice`); None where its answers are not few and known.
+    """Return what a matcher is sent of a call (`engines.matcher.Choice`); None where the slot does not choose.
 
     Args:
         contract: the slot's contract.
         arguments: the call's arguments.
     """
-    texts = contract.option_texts(arguments)
+    texts = contract.option_texts(arguments) if contract.chooses else None
     if texts is None:
         return None
     values = contract.dump(arguments)
     offered: Any = values.get(contract.constraint.parameter) if contract.constraint else None
-    said = cast(dict[str, str], offered) if isinstance(offered, dict) else {}
-    answers = {text: said.get(json.loads(text), "") for text in texts}
+    described = cast(dict[str, str], offered) if isinstance(offered, dict) else {}
+    said = {json.dumps(option, ensure_ascii=False): description for option, description in described.items()}
+    answers = {text: said.get(text, "") for text in texts}
     return compact_json({"asked": look(contract, contract.asked(values)), "answers": answers})
 
 
