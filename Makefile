@@ -22,7 +22,7 @@ $(VENV)/.dev: $(VENV)/.demo
 	@$(PIP) --editable '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.demo ## The whole loop on this machine: run, distil, promote, run again (about 16 minutes; ARGS="--fresh" begins again)
+demo: $(VENV)/.demo ## The whole loop on this machine: run, distil, promote, run again (about 14 minutes; ARGS="--fresh" begins again)
 	@$(BIN)/hetero demo $(ARGS)
 
 test: $(VENV)/.dev ## All tests, the real small model included
