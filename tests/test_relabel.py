@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import pytest
 from pydantic_ai.exceptions import ModelHTTPError, ModelRetry
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
+from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from hetero_agents import ConfigError, DistillError, Slot, slot
 from hetero_agents.distill.relabel import Relabelled, relabel, unlabelled
@@ -23,7 +25,7 @@ from hetero_agents.slots import App
 from hetero_agents.spans import Feedback, SealedVault, SlotCall, calls_of
 
 from .conftest import OpenApp
-from .support import TOML, Answers, Hetero, answers, call_span, write_workspace
+from .support import NATIVE_JSON, TOML, Hetero, answers, call_span, write_workspace
 
 ID = "relabel.classify"
 TERMS = TOML.replace(
@@ -221,11 +223,14 @@ def test_an_answer_that_breaks_a_check_is_mended(open_app: OpenApp) -> None:
     ],
 )
 def test_an_input_that_gets_no_label_is_counted_and_the_others_go_on(open_app: OpenApp, answer: Any, why: str) -> None:
-    def reply() -> Any:
-        return answer if "odd one" in str(model.asked[-1]) else {"answer": "b"}
+    # By what it is asked itself: both are asked at once, in any order.
+    async def reply(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        given = answer if "odd one" in str(messages) else {"answer": "b"}
+        if isinstance(given, Exception):
+            raise given
+        return ModelResponse(parts=[TextPart(json.dumps(given))])
 
-    model = Answers([reply])
-    app = open_app({"fake:open": model}, TERMS)
+    app = open_app({"fake:open": FunctionModel(reply, model_name="fake:open", profile=NATIVE_JSON)}, TERMS)
     write(app, "odd one", "y")
     made = label(app)
     assert (made.wanted, made.labelled, made.failed) == (2, 1, {why: 1})
