@@ -55,16 +55,12 @@ def signals_of(response: ModelResponse, options: Sequence[str] | None = None) ->
     rivals = [other["logprob"] for other in unsure.get("top_logprobs") or () if other["token"] != unsure["token"]]
     if rivals:
         found["margin"] = math.log(logistic(max(_NEVER, min(each) - max(rivals))))
+    elif options is not None and len(options) == 1:
+        found["margin"] = 0.0  # nothing could rival it
     if fields := [sum(each[start:end]) for start, end in _fields(tokens)]:
         found["weakest_field"] = min(fields)
-    if options is not None and len(options) == 1:
-        found["margin"] = 0.0  # nothing could rival it
     if options is not None and all(token.get("top_logprobs") for token in tokens):
-        # A whole answer as one token is among whole answers: that another begins with it says nothing.
-        whole = len(tokens) == 1 and all(other["token"] in options for other in tokens[0]["top_logprobs"])
-        found["choice"] = (
-            found["text"] if whole and len(tokens[0]["top_logprobs"]) == len(options) else _choice(tokens, options)
-        )
+        found["choice"] = _choice(tokens, options)
     return found
 
 
@@ -97,6 +93,8 @@ def _after(pattern: str, text: str, start: int) -> int:
 
 
 def _choice(tokens: Sequence[Mapping[str, Any]], options: Sequence[str]) -> float:
+    if len(tokens) == 1 and {other["token"] for other in tokens[0]["top_logprobs"]} == set(options):
+        return min(0.0, tokens[0]["logprob"])  # a matcher's: whole answers, of which one may begin like another
     total, before, left = 0.0, "", list(options)
     for token in tokens:
         after = [option for option in left if option.startswith(before + token["token"])]

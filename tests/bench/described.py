@@ -1,7 +1,7 @@
 """`python -m tests.bench.described`: the demo's `choose`, with a sentence of description behind each tool's name; after `make demo`.
 
-The same calls in the same parts, the same base, and the same recipe but for `max_length`, which is 420 in place of 256, as descriptions are long; `tools` is `dict[str, str]` in place of `list[str]`. A specialist is trained, and everybody
-whom `hetero distill` asks answers the test part, and then the calls with tools that nobody was taught. About twenty minutes of two free cores; what is there is used.
+The same calls in the same parts; `tools` is `dict[str, str]` in place of `list[str]`. On each of two bases, a matcher's and a language model's by the demo's recipe but for `max_length`
+(420 in place of 256, as descriptions are long), a specialist is trained, and everybody whom `hetero distill` asks answers the test part, and then the calls with tools that nobody was taught. About twenty minutes of two free cores; what is there is used.
 """
 
 from __future__ import annotations
