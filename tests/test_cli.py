@@ -516,7 +516,8 @@ def test_doctor_without_a_workspace_says_so_and_fails(hetero: Hetero) -> None:
 def test_models_lists_the_workspaces_and_the_known_ones(desk: Hetero) -> None:
     listed = desk("models", "list", "--json").json
     assert listed["models"] == {"big": "test"}
-    assert [row["name"] for row in listed["catalog"]] == ["local:smollm2-135m-instruct", "local:all-minilm-l6-v2"]
+    names = ["smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct", "all-minilm-l6-v2"]
+    assert [row["name"] for row in listed["catalog"]] == [f"local:{name}" for name in names]
 
 
 def test_an_unknown_model_to_fetch_is_one_sentence(hetero: Hetero) -> None:

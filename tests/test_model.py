@@ -84,7 +84,7 @@ def silent(step: str, done: int, total: int) -> None:
 
 def movie_items() -> list[Item]:
     """Items whose tools recur often, so that a short training shows."""
-    return [item for item in load_items() if item.tool.startswith(("Movies", "Events", "Music", "Media"))][:230]
+    return [item for item in load_items() if item.tool.startswith(("Movies", "Events", "Music", "Media"))][:170]
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Generator[Loop]:
 
 def test_a_specialist_beats_its_base_under_the_same_grammar_on_held_out_requests(loop: Loop) -> None:
     scores = loop.made.specialist.scores
-    assert scores["specialist"].n >= 40
+    assert scores["specialist"].n >= 30
     assert scores["specialist"].score > scores["base_grammar"].score
     assert scores["specialist"].score > scores["base_five_shot"].score
     assert scores["teacher"].score == 1.0
@@ -205,7 +205,7 @@ def test_a_promote_in_another_process_is_seen_by_the_next_call_and_a_rollback_to
 
 def test_under_an_error_budget_the_real_model_gives_what_it_is_sure_of_and_the_llm_the_rest(loop: Loop) -> None:
     app, name, parts = loop.app, loop.made.specialist_id, loop.made.dataset.parts
-    held = parts["test"]
+    held = [*parts["test"], *parts["certify"]]
     data = replace(
         loop.made.dataset,
         parts={**parts, "select": held[:15], "certify": held[15:40], "test": [*held[40:], *parts["select"]]},
@@ -222,7 +222,7 @@ def test_under_an_error_budget_the_real_model_gives_what_it_is_sure_of_and_the_l
         assert sum(b.n for b in bins) == len(data.parts["test"])
         app.workspace.add_specialist(name, loop.made.specialist.model_copy(update={"certificate": shown}))
         app.workspace.activate(choose.id, name)
-        return shown, [await choose.run(**e.input) for e in parts["test"][:25]]
+        return shown, [await choose.run(**e.input) for e in parts["test"][:20]]
 
     try:
         shown, results = asyncio.run(trip())
@@ -261,11 +261,11 @@ def test_weights_that_are_not_those_evaluated_are_never_served(loop: Loop) -> No
 def test_the_same_adapter_answers_alike_in_transformers_alone_and_under_mixed_traffic(
     loop: Loop, tmp_path: Path
 ) -> None:
-    calls = [choose.contract.bind((i.request, list(i.tools)), {}) for i in loop.items[:30]]
+    calls = [choose.contract.bind((i.request, list(i.tools)), {}) for i in loop.items[:24]]
     folder = loop.app.workspace.root / loop.made.specialist.adapter
-    parity = measure(WEIGHTS, folder, choose, calls, tmp_path, adapters=12, others=3)
+    parity = measure(WEIGHTS, folder, choose, calls, tmp_path, adapters=6, others=3)
     assert parity.distinct > 0.1, "the other adapters must answer differently, or a leak would not show"
-    # Bounds for n = 30; tests/bench/parity.py measures on 300.
+    # Bounds for n = 24; tests/bench/parity.py measures on 300.
     assert parity.transformers >= 0.95
     assert parity.mixed >= 0.95
     assert parity.others >= 0.9
@@ -358,6 +358,25 @@ def test_of_each_example_an_epoch_learns_one_form_and_one_that_is_too_long_in_a_
     made = train(Job(WEIGHTS, [*forms[0], *forms[1]], recipe, tmp_path, forms=2), lambda done, total: None)
     assert (made.examples, made.left_out) == (7, 1)
     assert made.losses[-1][0] == 14
+
+
+@pytest.mark.parametrize(("begin", "kept"), [("The tools are a lamp, a saw, a rope and a jar.", True), ("", False)])
+def test_lower_layers_are_kept_for_one_pass_where_prompts_begin_alike(
+    begin: str, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[LowerLayers] = []
+
+    class Noted(LowerLayers):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+    monkeypatch.setattr("hetero_agents.distill.train.LowerLayers", Noted)
+    texts = [
+        (f"{begin} {word} is asked for.\n", word) for word in ("A saw", "Its rope", "One jar", "Lamps", "No", "We")
+    ]
+    train(Job(WEIGHTS, texts, Recipe(epochs=1, batch_size=2, top_layers=0.1), tmp_path), lambda done, total: None)
+    assert bool(made) == kept
 
 
 def test_training_ends_when_the_select_part_gets_worse_and_keeps_what_was_best(tmp_path: Path) -> None:

@@ -20,6 +20,13 @@ def test_what_a_recipe_does_not_say_is_as_by_default(tmp_path: Path) -> None:
     assert recipe(tmp_path, "epochs = 2\nuse_rslora = true\nr = 64\n") == Recipe(epochs=2.0, use_rslora=True, r=64)
 
 
+def test_an_adapter_on_a_larger_base_learns_at_a_lower_rate_where_the_recipe_names_none() -> None:
+    rates = [Recipe().rate(parameters) for parameters in (135_000_000, 494_000_000)]
+    assert rates == [1e-3, 3e-4]
+    assert Recipe(method="full").rate(494_000_000) == 1e-4
+    assert Recipe(learning_rate=2e-3).rate(494_000_000) == 2e-3
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -30,7 +30,8 @@ GOALS = {"desk.choose": 0.85, "desk.fill": 0.50}
 SLOTS: dict[str, Slot[..., Any]] = {"desk.choose": choose, "desk.fill": fill}
 
 
-def _right(slot: str, output: Any, item: Item) -> bool:
+def is_right(slot: str, output: Any, item: Item) -> bool:
+    """Return whether an answer is right by BFCL's rules."""
     return output == item.tool if slot == "desk.choose" else item.accepts(output)
 
 
@@ -64,7 +65,7 @@ def line_of(slot: str, p: Prediction, known: dict[str, Item]) -> dict[str, Any]:
         "input": p.input,
         "output": p.output,
         "target": p.target,
-        "right": p.valid and _right(slot, p.output, item),
+        "right": p.valid and is_right(slot, p.output, item),
         "valid": p.valid,
         "model": p.phase if phase == "plain_code" else p.model,
         "route": "direct",

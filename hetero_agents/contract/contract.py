@@ -45,7 +45,7 @@ from .schema import (
     worst_error,
 )
 
-FORM = 1
+FORM = 2
 """Counts changes of how calls and answers are written: a specialist that was trained on another form is not served."""
 
 WRAPPED = "response"

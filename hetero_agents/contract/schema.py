@@ -78,16 +78,20 @@ def schema_text(schema: Any, *, descriptions: bool = False) -> str:
     """Return a JSON Schema as a TypeScript type, which reads the same in a third of the tokens.
 
     `{city: string, date?: string = "today", kind: "music"|"theater"}`: `?` may be left out, and then
-    means the default. The full schema travels as the answer's schema beside the messages.
+    means the default. A default that its own field does not allow (`"any"` of an integer) is not shown: nobody can answer it, and who
+    reads it answers something in its place. The full schema travels as the answer's schema beside the messages.
 
     Args:
         schema: the schema.
         descriptions: one field a line, with its description behind it as a comment.
     """
-    return _type_text(canonical_schema(cast(JsonSchema, schema)) if isinstance(schema, dict) else schema, descriptions)
+    if not isinstance(schema, dict):
+        return "any"
+    whole = canonical_schema(cast(JsonSchema, schema))
+    return _type_text(whole, descriptions, _validator(whole))
 
 
-def _type_text(schema: Any, descriptions: bool) -> str:
+def _type_text(schema: Any, descriptions: bool, form: Any) -> str:
     if not isinstance(schema, dict):
         return "any"
     schema = cast(JsonSchema, schema)
@@ -97,7 +101,7 @@ def _type_text(schema: Any, descriptions: bool) -> str:
         return compact_json(schema["const"])
     for key in ("anyOf", "oneOf"):
         if key in schema:
-            return "|".join(_type_text(part, descriptions) for part in schema[key])
+            return "|".join(_type_text(part, descriptions, form) for part in schema[key])
     kind = schema.get("type", "object" if "properties" in schema else "any")
     if isinstance(kind, list):
         return "|".join(cast(list[str], kind))
@@ -106,20 +110,31 @@ def _type_text(schema: Any, descriptions: bool) -> str:
             return "object"
         required = set(schema.get("required", ()))
         fields = (
-            f"{name}{'' if name in required else '?'}: {_type_text(part, descriptions)}{_default_text(part)}"
+            f"{name}{'' if name in required else '?'}: {_type_text(part, descriptions, form)}{_default_text(part, form)}"
             + (_comment(part) if descriptions else "")
             for name, part in schema["properties"].items()
         )
         return "{\n" + "\n".join(fields) + "\n}" if descriptions else "{" + ", ".join(fields) + "}"
     if kind == "array":
-        item = _type_text(schema.get("items", {}), descriptions)
+        item = _type_text(schema.get("items", {}), descriptions, form)
         return f"({item})[]" if "|" in item else f"{item}[]"
     return str(kind)
 
 
-def _default_text(schema: Any) -> str:
+def _default_text(schema: Any, form: Any) -> str:
     default = cast(JsonSchema, schema).get("default") if isinstance(schema, dict) else None
-    return "" if default is None else f" = {compact_json(default)}"
+    return "" if default is None or not _allows(form.evolve(schema=schema), default) else f" = {compact_json(default)}"
+
+
+def _allows(form: Any, value: Any) -> bool:
+    """Whether a schema allows a value; also where that cannot be told, as with a reference to a definition that was inlined."""
+    from jsonschema.exceptions import UnknownType
+    from referencing.exceptions import Unresolvable
+
+    try:
+        return form.is_valid(value)
+    except (Unresolvable, UnknownType, RecursionError):
+        return True
 
 
 def _comment(schema: Any) -> str:
@@ -203,12 +218,19 @@ def check_schema(schema: JsonSchema) -> None:
 def worst_error(value: Any, schema: JsonSchema) -> jsonschema.ValidationError | None:
     """Return the most telling error of a value under a schema, None where it is valid."""
     import jsonschema.exceptions
+
+    best_match = cast(Callable[..., jsonschema.ValidationError | None], vars(jsonschema.exceptions)["best_match"])
+    return best_match(_validator(schema).iter_errors(value))
+
+
+def _validator(schema: JsonSchema) -> Any:
+    """A schema's validator, of the form that its `$schema` names; what it refers to outside is not fetched."""
+    import jsonschema
     from jsonschema.validators import validator_for
     from referencing import Registry
 
     form = cast(Any, validator_for(schema, jsonschema.Draft202012Validator))
-    best_match = cast(Callable[..., jsonschema.ValidationError | None], vars(jsonschema.exceptions)["best_match"])
-    return best_match(form(schema, registry=Registry[Any]()).iter_errors(value))
+    return form(schema, registry=Registry[Any]())
 
 
 def is_object(schema: JsonSchema) -> bool:

@@ -39,7 +39,10 @@ Progress = Callable[[int, int], None]
 """Called with the batches done and all batches."""
 
 KEPT_BYTES = 2**31
-"""Memory for what the lower layers gave; work that would need more asks them again in each epoch."""
+"""Memory for what the lower layers gave; work that would need more asks them again in each batch."""
+
+WORTH_KEEPING = 0.9
+"""Share of the tokens that all batches would take through the lower layers below which what these give is kept."""
 
 LOOKS_AN_EPOCH = 2
 """How often the select part is looked at."""
@@ -156,6 +159,7 @@ class _Training:
         layers: int = model.config.num_hidden_layers
         lowest = layers - max(1, round(layers * recipe.top_layers))
         self.mixed = computes_bf16(self.device)
+        self.rate = recipe.rate(model.num_parameters())
         self.tuned = _tunable(model.to(self.device), recipe, range(lowest, layers))
         if self.mixed and not recipe.use_dora:  # DoRA's norms and the merged matrices are of the base as it is
             _keep_in_bf16(self.tuned)
@@ -167,13 +171,15 @@ class _Training:
             rows = Examples(held, share=share).rows(range(len(held)))
             # Their numbers go on after those that are trained on.
             self.held = [replace(row, members=[i + len(self.fitting) for i in row.members]) for row in rows]
-        self.lower = None
-        states_bytes = sum(map(len, self.fitting + held)) * model.config.hidden_size * 4
-        if lowest and recipe.epochs > job.forms and states_bytes <= KEPT_BYTES:
-            self.lower = LowerLayers(model, lowest, [*self.examples.rows(range(len(self.fitting))), *self.held])
-        self.parameters = {name: p for name, p in self.tuned.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=recipe.rate, weight_decay=0.0)
         self.batches = self.examples.batches(recipe.batch_size, recipe.epochs, recipe.seed, job.forms)
+        self.lower = None
+        rows = self.examples.rows(range(len(self.fitting)))
+        each_batch = sum(len(row) for batch in self.batches for row in self.examples.rows(batch))
+        states_bytes = sum(map(len, [*rows, *self.held])) * model.config.hidden_size * 4
+        if lowest and sum(map(len, rows)) < WORTH_KEEPING * each_batch and states_bytes <= KEPT_BYTES:
+            self.lower = LowerLayers(model, lowest, [*rows, *self.held])
+        self.parameters = {name: p for name, p in self.tuned.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=self.rate, weight_decay=0.0)
         # One divisor for all batches, so that every token weighs the same: by its own tokens, a batch of short answers
         # would outweigh one of long answers, and the choice between the two, an empty list or names, would be skewed.
         self.divisor = recipe.batch_size * sum(len(sample.answer) for sample in self.fitting) / len(self.fitting)
@@ -228,7 +234,7 @@ class _Training:
 
         number, total = self.done, len(self.batches)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate * min(1.0, (number + 1) / WARM_UP) * max(0.02, 1 - number / total)
+            group["lr"] = self.rate * min(1.0, (number + 1) / WARM_UP) * max(0.02, 1 - number / total)
         loss = torch.zeros((), device=self.device)
         for part in micro_batches(self.examples.rows(batch), self.at_once):
             share = self._loss(part, self.teacher)
@@ -331,7 +337,7 @@ class _Training:
         self.checkpoint.unlink(missing_ok=True)  # its weights are on the way there
         return DistillError(
             f"The loss is not a number after {min(self.done + 1, len(self.batches))} of {len(self.batches)} batches; "
-            f"lower learning_rate, which is {self.recipe.rate:g}."
+            f"lower learning_rate, which is {self.rate:g}."
         )
 
 

