@@ -28,7 +28,7 @@ MAX_TOKENS = 64
 """More than any of the answers has: a cut answer is no answer."""
 
 NOISE = 3.0
-"""Spread of the other adapters' weights, as a multiple of the specialist's: other answers, but not so flat that a batch tips them."""
+"""Spread of the other adapters' weights, as a multiple of the specialist's: other answers, but not so flat that a batch tips them. One that was taught little needs more."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ def measure(
     *,
     adapters: int,
     others: int,
+    noise: float = NOISE,
 ) -> Parity:
     """Ask everybody.
 
@@ -68,8 +69,9 @@ def measure(
         folder: where the other adapters go.
         adapters: how many specialists there are in all; more than the server has slots.
         others: calls of the base and of each other adapter.
+        noise: as `NOISE`.
     """
-    rivals = [_noisy(adapter, folder / f"rival{i}", i) for i in range(1, adapters)]
+    rivals = [_noisy(adapter, folder / f"rival{i}", i, noise) for i in range(1, adapters)]
     everyone: list[Path | None] = [None, adapter / "adapter.gguf", *rivals]
     jobs = [(1, i) for i in range(len(calls))]
     # Each of the others gets calls of its own, so that many prompts meet many adapters.
@@ -171,7 +173,7 @@ def transformers_answers(
     return answers
 
 
-def _noisy(adapter: Path, folder: Path, seed: int) -> Path:
+def _noisy(adapter: Path, folder: Path, seed: int, spread: float) -> Path:
     """Another adapter: the same shapes, other weights, so that other answers come out."""
     import gguf
     import numpy as np
@@ -180,7 +182,7 @@ def _noisy(adapter: Path, folder: Path, seed: int) -> Path:
     dice = np.random.default_rng(seed)
     reader = gguf.GGUFReader(adapter / "adapter.gguf")
     noise = {
-        tensor.name: (dice.standard_normal(tensor.data.shape) * tensor.data.std() * NOISE).astype(np.float32)
+        tensor.name: (dice.standard_normal(tensor.data.shape) * tensor.data.std() * spread).astype(np.float32)
         for tensor in reader.tensors
     }
     rewrite(reader, folder / "adapter.gguf", lambda tensor: gguf.GGMLQuantizationType(tensor.tensor_type), noise)

@@ -263,7 +263,7 @@ def test_the_same_adapter_answers_alike_in_transformers_alone_and_under_mixed_tr
 ) -> None:
     calls = [choose.contract.bind((i.request, list(i.tools)), {}) for i in loop.items[:24]]
     folder = loop.app.workspace.root / loop.made.specialist.adapter
-    parity = measure(WEIGHTS, folder, choose, calls, tmp_path, adapters=6, others=3)
+    parity = measure(WEIGHTS, folder, choose, calls, tmp_path, adapters=6, others=3, noise=6.0)
     assert parity.distinct > 0.1, "the other adapters must answer differently, or a leak would not show"
     # Bounds for n = 24; tests/bench/parity.py measures on 300.
     assert parity.transformers >= 0.95
