@@ -91,7 +91,7 @@ def schema_text(schema: Any, *, descriptions: bool = False) -> str:
     return _type_text(whole, descriptions, _validator(whole))
 
 
-def _type_text(schema: Any, descriptions: bool, form: Any) -> str:
+def _type_text(schema: Any, descriptions: bool, validator: Any) -> str:
     if not isinstance(schema, dict):
         return "any"
     schema = cast(JsonSchema, schema)
@@ -101,7 +101,7 @@ def _type_text(schema: Any, descriptions: bool, form: Any) -> str:
         return compact_json(schema["const"])
     for key in ("anyOf", "oneOf"):
         if key in schema:
-            return "|".join(_type_text(part, descriptions, form) for part in schema[key])
+            return "|".join(_type_text(part, descriptions, validator) for part in schema[key])
     kind = schema.get("type", "object" if "properties" in schema else "any")
     if isinstance(kind, list):
         return "|".join(cast(list[str], kind))
@@ -110,29 +110,31 @@ def _type_text(schema: Any, descriptions: bool, form: Any) -> str:
             return "object"
         required = set(schema.get("required", ()))
         fields = (
-            f"{name}{'' if name in required else '?'}: {_type_text(part, descriptions, form)}{_default_text(part, form)}"
+            f"{name}{'' if name in required else '?'}: {_type_text(part, descriptions, validator)}{_default_text(part, validator)}"
             + (_comment(part) if descriptions else "")
             for name, part in schema["properties"].items()
         )
         return "{\n" + "\n".join(fields) + "\n}" if descriptions else "{" + ", ".join(fields) + "}"
     if kind == "array":
-        item = _type_text(schema.get("items", {}), descriptions, form)
+        item = _type_text(schema.get("items", {}), descriptions, validator)
         return f"({item})[]" if "|" in item else f"{item}[]"
     return str(kind)
 
 
-def _default_text(schema: Any, form: Any) -> str:
+def _default_text(schema: Any, validator: Any) -> str:
     default = cast(JsonSchema, schema).get("default") if isinstance(schema, dict) else None
-    return "" if default is None or not _allows(form.evolve(schema=schema), default) else f" = {compact_json(default)}"
+    if default is None or not _allows(validator.evolve(schema=schema), default):
+        return ""
+    return f" = {compact_json(default)}"
 
 
-def _allows(form: Any, value: Any) -> bool:
+def _allows(validator: Any, value: Any) -> bool:
     """Whether a schema allows a value; also where that cannot be told, as with a reference to a definition that was inlined."""
     from jsonschema.exceptions import UnknownType
     from referencing.exceptions import Unresolvable
 
     try:
-        return form.is_valid(value)
+        return validator.is_valid(value)
     except (Unresolvable, UnknownType, RecursionError):
         return True
 
