@@ -134,11 +134,10 @@ def fetch_weights(weights: Weights, progress: Progress | None = None) -> Path:
         from .embeddings import fetch_embedder
 
         return fetch_embedder(progress)
-    _made(cache_dir())
     try:
         return fetch(weights.source, weights.file, weights.sha256, progress)
     except (EngineError, MissingExtraError) as error:
-        if not weights.mirror:
+        if not weights.mirror or not cache_dir().is_dir():  # without a cache nothing is to be had anywhere
             raise
         try:
             return _joined(weights, progress)

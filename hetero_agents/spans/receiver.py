@@ -196,9 +196,8 @@ class Receiver:
 
 class _HttpServer(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = (
-        4 * AT_ONCE
-    )  # of the system's: senders that come at once are told so, and do not wait for seconds
+    # Those that come at once are told that they are too many; five places, as by default, let some wait for seconds.
+    request_queue_size = 4 * AT_ONCE
 
     def __init__(self, address: tuple[str, int], receiver: Receiver) -> None:
         self.receiver = receiver

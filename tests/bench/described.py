@@ -90,7 +90,7 @@ def slots() -> dict[str, Described]:
             {
                 "small": replace(of_fill, epochs=2.0, max_length=480),
                 # What twelve minutes of two cores hold; with one pass there is nothing to stop early.
-                "coder": replace(of_fill, epochs=0.9, max_length=400, learning_rate=3e-4, patience=0),
+                "coder": replace(of_fill, epochs=0.9, max_length=400, patience=0),
             },
             lambda example: example,
         ),
