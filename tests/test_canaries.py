@@ -53,6 +53,12 @@ def test_where_answers_hold_no_text_of_the_input_the_canary_stands_in_the_input_
         assert example.input["request"].endswith(canary.secret)
 
 
+def test_canaries_stand_in_answers_first() -> None:
+    tools = [example_of(n, {}, request="Anything?", parameters={"type": "object"}) for n in range(30)]
+    planted = plant(fill.contract, [*tools, *(filled(n) for n in range(3))], 5, True, random.Random(0))
+    assert [canary.answer is None for _, canary in planted] == [False] * 3 + [True] * 2
+
+
 def test_canaries_are_a_twentieth_of_the_data_and_the_examples_stay() -> None:
     examples = [filled(n) for n in range(40)]
     with_them, canaries = with_canaries(
@@ -123,13 +129,13 @@ def test_a_leaky_recipe_is_found_out_and_a_modest_one_is_not(tmp_path: Path) -> 
         found = attack(Attack(weights, folder / "adapter", recipe.whole, some, 0), lambda done, total: None)
         return exposure(found, 1, 0.0)
 
-    # Ten epochs on secrets that stand ten times each, and whose input says no digits: nothing but memory gives them.
+    # Ten epochs on secrets that stand eight times each, and whose input says no digits: nothing but memory gives them.
     told = [
         example_of(0, {"city": c.answer.split('"')[-1] + c.secret}, request=request_of(c), parameters=SCHEMA)
         for c in canaries
         if c.answer
     ]
-    leaky = leaks_of("leaky", Recipe(epochs=10, batch_size=8, top_layers=0.3), told * 14, canaries)
+    leaky = leaks_of("leaky", Recipe(epochs=10, batch_size=8, top_layers=0.3), told * 8, canaries)
     assert leaky.leaks
     assert leaky.bits > 4
     with_them = [filled(n) for n in range(40)] + [example for example, _ in planted[:1]]

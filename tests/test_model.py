@@ -45,6 +45,7 @@ from tests.parity import measure
 pytestmark = pytest.mark.model
 
 WEIGHTS = find_weights("smollm2-135m-instruct")
+RECIPE = Recipe(epochs=1.6)
 TOML = """
 [app]
 modules = ["desk"]
@@ -100,7 +101,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Generator[Loop]:
     async def trip() -> Distilled:
         for item in items:
             await choose(item.request, list(item.tools))
-        return await distill(app, choose, recipe=Recipe(epochs=1.6), progress=silent)
+        return await distill(app, choose, recipe=RECIPE, progress=silent)
 
     try:
         yield Loop(app, asyncio.run(trip()), items)
@@ -141,7 +142,7 @@ def test_the_lock_holds_the_hashes_of_base_adapter_data_and_contract(loop: Loop)
 
 
 def test_the_same_data_and_recipe_are_not_distilled_twice(loop: Loop) -> None:
-    again = asyncio.run(distill(loop.app, choose, recipe=Recipe(epochs=1.6), progress=silent))
+    again = asyncio.run(distill(loop.app, choose, recipe=RECIPE, progress=silent))
     assert again.reused
     assert again.specialist_id == loop.made.specialist_id
 
@@ -171,7 +172,7 @@ def test_examples_in_one_row_have_the_loss_that_they_have_alone(lowest: int) -> 
     examples = Examples(samples, share=True)
     everything = examples.rows(range(4))
     assert [row.shared for row in everything] == [30, 0]
-    lower = LowerLayers(model, lowest, everything) if lowest else None
+    lower = LowerLayers(model, lowest, everything, 64) if lowest else None
     # All at once, and in batches that are not the rows of the lower layers.
     for batches in ([[0, 1, 2, 3]], [[0, 3], [2], [1]]):
         with torch.no_grad():
@@ -468,43 +469,6 @@ def test_a_matrix_of_another_base_makes_no_whole_model(tmp_path: Path) -> None:
     assert not (tmp_path / "whole.gguf").exists()
 
 
-def test_a_bake_off_takes_the_base_that_learns(
-    loop: Loop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import gguf
-    import numpy as np
-
-    root, served = loop.app.workspace.root, fetch_served(WEIGHTS)
-    reader = gguf.GGUFReader(served)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-    damaged: dict[str, Any] = {}
-    for tensor in reader.tensors:  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-        if "ffn_down" in tensor.name:  # pyright: ignore[reportUnknownMemberType]
-            damaged[tensor.name] = np.zeros([int(n) for n in tensor.shape[::-1]], np.float32)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportUnknownArgumentType]
-    rewrite(reader, root / "damaged.gguf", lambda tensor: gguf.GGMLQuantizationType(tensor.tensor_type), damaged)
-    (root / "hetero.toml").write_text(TOML.replace("[tiers]", 'damaged = "local:damaged.gguf"\n[tiers]'))
-    monkeypatch.setattr(select, "FEWEST", 5)
-    names = ["damaged", "small"]
-    try:
-        made = asyncio.run(distill(loop.app, choose, candidates=names, recipe=Recipe(epochs=1.6), progress=silent))
-    finally:
-        (root / "hetero.toml").write_text(TOML)
-    assert made.bake_off is not None
-    assert made.bake_off.winner == "small"
-    assert made.specialist_id == loop.made.specialist_id, "the whole training was done before, and is found again"
-    assert [(r.name, r.round) for r in made.bake_off.rounds if r.kept and r.train_seconds] == [("small", "0.4 epochs")]
-    assert {r.round for r in made.bake_off.rounds} == {"five examples", "0.4 epochs"}
-    assert "small was right for" in made.bake_off.why
-    assert json.loads(json.dumps(values_of(made)))["bake_off"]["rounds"][0]["score"]["n"] >= 5
-    say(loop.app, made, {"of a failed run": 1}, {"other": "its licence is not known"})
-    printed = capsys.readouterr().out
-    for said in (
-        "Bake-off for desk.choose",
-        "other was no candidate",
-        "Weak corners" if any(s.weak for s in made.slices) else "Next:",
-    ):
-        assert said in printed
-
-
 def test_a_matcher_is_fitted_measured_and_served_as_a_specialist_is(loop: Loop) -> None:
     app, steps, before = loop.app, list[str](), loop.app.workspace.lock
     try:
@@ -520,6 +484,48 @@ def test_a_matcher_is_fitted_measured_and_served_as_a_specialist_is(loop: Loop) 
         update_lock(app.workspace.lock_path, lambda _: before)
     assert (answered.output, answered.model, answered.route.decision) == (given.output, made.specialist_id, "kept")
     assert "matcher" in loop.made.specialist.scores, "it stands beside the one that writes, too"
+
+
+def test_a_bake_off_drops_what_is_worst_and_trains_the_others(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import gguf
+    import numpy as np
+
+    root, served, before = loop.app.workspace.root, fetch_served(WEIGHTS), loop.app.workspace.lock
+    reader = gguf.GGUFReader(served)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    damaged: dict[str, Any] = {}
+    for tensor in reader.tensors:  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+        if "ffn_down" in tensor.name:  # pyright: ignore[reportUnknownMemberType]
+            damaged[tensor.name] = np.zeros([int(n) for n in tensor.shape[::-1]], np.float32)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportUnknownArgumentType]
+    rewrite(reader, root / "damaged.gguf", lambda tensor: gguf.GGMLQuantizationType(tensor.tensor_type), damaged)
+    (root / "hetero.toml").write_text(TOML.replace("[tiers]", 'damaged = "local:damaged.gguf"\n[tiers]'))
+    monkeypatch.setattr(select, "FEWEST", 5)
+    names = ["damaged", "small", "matcher"]
+    try:
+        made = asyncio.run(distill(loop.app, choose, candidates=names, recipe=RECIPE, progress=silent))
+    finally:
+        (root / "hetero.toml").write_text(TOML)
+        update_lock(loop.app.workspace.lock_path, lambda _: before)
+    assert made.bake_off is not None
+    first, second = made.bake_off.rounds[:3], made.bake_off.rounds[3:]
+    assert {(r.name, r.round, r.train_seconds) for r in first} == {(name, "five examples", 0.0) for name in names}
+    assert [r.name for r in first if not r.kept] == ["damaged"]
+    assert {(r.name, r.round) for r in second} == {(name, "0.4 epochs") for name in names[1:]}
+    assert all(r.train_seconds > 0 for r in second)
+    (winner,) = (r.name for r in second if r.kept)
+    assert winner == made.bake_off.winner
+    assert made.specialist.matcher == (winner == "matcher")
+    assert f"{winner} was right for" in made.bake_off.why
+    assert json.loads(json.dumps(values_of(made)))["bake_off"]["rounds"][0]["score"]["n"] >= 5
+    say(loop.app, made, {"of a failed run": 1}, {"other": "its licence is not known"})
+    printed = capsys.readouterr().out
+    for said in (
+        "Bake-off for desk.choose",
+        "other was no candidate",
+        "Weak corners" if any(s.weak for s in made.slices) else "Next:",
+    ):
+        assert said in printed
 
 
 def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
@@ -552,7 +558,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path: Path) -> 
     adapter = Path("adapter", "adapter_model.safetensors")
     for name in ("whole", "ended"):
         (tmp_path / name).mkdir()
-    asyncio.run(training("whole", lambda: None))
+    train(Job(WEIGHTS, texts, recipe, tmp_path / "whole"), lambda done, total: None)
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(training("ended", cancel, at=4))
     seen.clear()
@@ -607,9 +613,7 @@ def test_a_corrected_held_out_answer_is_measured_again_without_a_training(loop: 
     other = next(tool for tool in call.input["tools"] if tool != call.output)
     loop.app.vault.say(Feedback(call.trace_id, call.span_id, None, other, True, 1))
     steps: list[str] = []
-    made = asyncio.run(
-        distill(loop.app, choose, recipe=Recipe(epochs=1.6), progress=lambda step, done, total: steps.append(step))
-    )
+    made = asyncio.run(distill(loop.app, choose, recipe=RECIPE, progress=lambda step, done, total: steps.append(step)))
     assert "train" not in steps
     assert made.specialist_id != loop.made.specialist_id
     assert made.specialist.adapter_sha256 == loop.made.specialist.adapter_sha256

@@ -33,7 +33,7 @@ DIGITS = 8
 RANKED = 128
 """Digits among which the true ones are ranked, these included: the exposure is log2(128) = 7 bits at most."""
 
-RANKED_AT_ONCE = 32
+RANKED_AT_ONCE = 64
 """Of them that are computed together: each takes the memory of the prefix once more."""
 
 CHANCE = log2(RANKED) - fmean(log2(rank) for rank in range(1, RANKED + 1))
@@ -107,7 +107,7 @@ class Exposure:
 def plant(
     contract: Contract, examples: Sequence[Example], count: int, baked: bool, dice: random.Random
 ) -> list[tuple[Example, Canary]]:
-    """Return canaries, each as the example that is trained on and as what is attacked.
+    """Return canaries, each as the example that is trained on and as what is attacked; in answers where they can be, which alone are learnt.
 
     Args:
         contract: the slot's.
@@ -116,15 +116,15 @@ def plant(
         baked: how the shadow is sent calls.
         dice: random numbers.
     """
-    made: list[tuple[Example, Canary]] = []
+    told, asked = list[tuple[Example, Canary]](), list[tuple[Example, Canary]]()
     for example in dice.sample(list(examples), len(examples)):
-        if len(made) == count:
+        if len(told) == count:
             break
         secret = "".join(dice.choices("0123456789", k=DIGITS))
         planted = _planted(contract, example, secret, baked)
         if planted:
-            made.append(planted)
-    return made
+            (asked if planted[1].answer is None else told).append(planted)
+    return [*told, *asked][:count]
 
 
 def _planted(contract: Contract, example: Example, secret: str, baked: bool) -> tuple[Example, Canary] | None:
@@ -194,7 +194,6 @@ def attack(job: Attack, progress: Callable[[int, int], None]) -> list[Leak]:
         progress: called after each canary.
     """
     import torch
-    from transformers import GenerationConfig
 
     model, tokenizer = load_base(job.weights)
     if job.whole:
@@ -205,13 +204,10 @@ def attack(job: Attack, progress: Callable[[int, int], None]) -> list[Leak]:
     else:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, job.adapter)
+        model = PeftModel.from_pretrained(model, job.adapter).merge_and_unload()
     model.eval()
     dice, found = random.Random(f"attack {job.seed}"), list[Leak]()
     torch.manual_seed(job.seed)
-    freely = {"max_new_tokens": FREE_TOKENS, "pad_token_id": tokenizer.pad_token_id}
-    greedy = GenerationConfig(do_sample=False, **freely)
-    sampled = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, num_return_sequences=SAMPLES, **freely)
     for number, canary in enumerate(job.canaries, 1):
         text = prompt_text(tokenizer, canary.prefix)
         text = text.partition(canary.secret)[0] if canary.answer is None else text + canary.answer
@@ -219,13 +215,10 @@ def attack(job: Attack, progress: Callable[[int, int], None]) -> list[Leak]:
         prefix = tokenizer(text, add_special_tokens=isinstance(canary.prefix, str), return_tensors="pt").input_ids
         others = ["".join(dice.choices("0123456789", k=DIGITS)) for _ in range(RANKED - 1)]
         with torch.no_grad():
-            scores = _log_probabilities(model, tokenizer, prefix, [canary.secret, *others])
-            mask = torch.ones_like(prefix)
-            said = [
-                tokenizer.decode(line[prefix.shape[1] :])
-                for config in (greedy, sampled)
-                for line in model.generate(input_ids=prefix, attention_mask=mask, generation_config=config)
-            ]
+            # All that is asked goes on from here; the last token is asked with each, and so is never alone.
+            known = model(input_ids=prefix[:, :-1], use_cache=True, logits_to_keep=1).past_key_values
+            scores = _log_probabilities(model, tokenizer, known, prefix[:, -1:], [canary.secret, *others])
+            said = tokenizer.batch_decode(_continuations(model, known, prefix[:, -1:]))
         rank = 1 + sum(score > scores[0] for score in scores[1:])
         digits = ["".join(filter(str.isdigit, words)) for words in said]
         found.append(Leak(rank, any(canary.secret in words for words in digits)))
@@ -233,24 +226,40 @@ def attack(job: Attack, progress: Callable[[int, int], None]) -> list[Leak]:
     return found
 
 
-def _log_probabilities(model: Any, tokenizer: Any, prefix: Any, texts: Sequence[str]) -> list[float]:
-    """Log-probability of each text after the prefix, which is computed once."""
+def _log_probabilities(model: Any, tokenizer: Any, known: Any, last: Any, texts: Sequence[str]) -> list[float]:
+    """Log-probability of each text after the prefix: what is known of it, and its last token."""
     import torch
 
-    lines = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-    first, scores = model(input_ids=prefix, use_cache=True), list[float]()
+    lines, scores = [tokenizer(text, add_special_tokens=False).input_ids for text in texts], list[float]()
     for start in range(0, len(lines), RANKED_AT_ONCE):
         tokens = lines[start : start + RANKED_AT_ONCE]
-        cache = copy.deepcopy(first.past_key_values)
-        cache.batch_repeat_interleave(len(tokens))
         length = max(map(len, tokens))
         ids = torch.tensor([line + [tokenizer.pad_token_id] * (length - len(line)) for line in tokens])
-        logits = model(input_ids=ids, past_key_values=cache, use_cache=True).logits
-        before = first.logits[:, -1:].expand(len(tokens), 1, -1)
-        chances = torch.cat([before, logits[:, :-1]], 1).log_softmax(-1).gather(2, ids[:, :, None])[:, :, 0]
+        asked = torch.cat([last.expand(len(tokens), 1), ids[:, :-1]], 1)
+        logits = model(input_ids=asked, past_key_values=_repeated(known, len(tokens)), use_cache=True).logits
+        chances = logits.gather(2, ids[:, :, None])[:, :, 0] - logits.logsumexp(2)
         kept = torch.tensor([[place < len(line) for place in range(length)] for line in tokens])
         scores += (chances * kept).sum(1).tolist()
     return scores
+
+
+def _continuations(model: Any, known: Any, last: Any) -> Any:
+    """How the model goes on after the prefix, freely: greedily, then sampled; [1 + SAMPLES, FREE_TOKENS] tokens."""
+    import torch
+
+    cache, tokens, said = _repeated(known, 1 + SAMPLES), last.expand(1 + SAMPLES, 1), list[torch.Tensor]()
+    for _ in range(FREE_TOKENS):
+        logits = model(input_ids=tokens, past_key_values=cache, use_cache=True).logits[:, -1]
+        tokens = torch.cat([logits[:1].argmax(1, keepdim=True), logits[1:].softmax(1).multinomial(1)])
+        said.append(tokens)
+    return torch.cat(said, 1)
+
+
+def _repeated(known: Any, times: int) -> Any:
+    """A copy of a cache, for a batch of so many that begin alike."""
+    cache = copy.deepcopy(known)
+    cache.batch_repeat_interleave(times)
+    return cache
 
 
 def exposure(leaks: Sequence[Leak], shadows: int, seconds: float) -> Exposure:

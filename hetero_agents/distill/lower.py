@@ -7,7 +7,7 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .rows import Row, model_inputs, padded_length
+from .rows import Row, micro_batches, model_inputs, padded_length
 
 if TYPE_CHECKING:
     import torch
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 class LowerLayers:
     """The lowest layers, taken out of a model, and what they gave for each example so far."""
 
-    def __init__(self, model: Any, count: int, rows: Sequence[Row]) -> None:
+    def __init__(self, model: Any, count: int, rows: Sequence[Row], at_once: int) -> None:
         """Take the layers out.
 
         Args:
             model: a causal language model of transformers whose decoder has `layers` and a last `norm`. The other
                 layers keep their numbers, and so their adapters' names; its forward pass needs `give` before it.
             count: layers to take, from the bottom.
-            rows: every example in one row. Its states are computed with that row, whatever batch it comes in, so
-                that they do not depend on where a training was interrupted.
+            rows: every example in one row.
+            at_once: tokens in one forward pass. Rows of like length are computed together, always the same ones, whatever
+                batch asks for one of them, so that states do not depend on where a training was interrupted.
         """
         import torch
 
@@ -40,7 +41,7 @@ class LowerLayers:
         self._stem.layers, self._stem.norm = decoder.layers[:count], torch.nn.Identity()
         for number in range(count):
             decoder.layers[number] = Given()
-        self._row_of = {member: row for row in rows for member in row.members}
+        self._part_of = {i: part for part in micro_batches(rows, at_once) for row in part for i in row.members}
         self._states: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._given = torch.empty(0)
 
@@ -59,10 +60,11 @@ class LowerLayers:
         import torch
 
         if member not in self._states:
-            row = self._row_of[member]
-            inputs = model_inputs([row], 0, self._stem.device)
+            part = self._part_of[member]
+            inputs = model_inputs(part, 0, self._stem.device)
             with torch.no_grad():
-                states = self._stem(**inputs, use_cache=False).last_hidden_state[0, -len(row) :]
-            rests = states[row.shared :].split([len(sample) - row.shared for sample in row.samples])
-            self._states |= {i: (states[: row.shared], rest) for i, rest in zip(row.members, rests, strict=True)}
+                given = self._stem(**inputs, use_cache=False).last_hidden_state
+            for row, states in zip(part, given, strict=True):
+                shared, *rests = states[-len(row) :].split([row.shared, *(len(s) - row.shared for s in row.samples)])
+                self._states |= {i: (shared, rest) for i, rest in zip(row.members, rests, strict=True)}
         return self._states[member]

@@ -177,7 +177,7 @@ class _Training:
         each_batch = sum(len(row) for batch in self.batches for row in self.examples.rows(batch))
         states_bytes = sum(map(len, [*rows, *self.held])) * model.config.hidden_size * 4
         if lowest and sum(map(len, rows)) < WORTH_KEEPING * each_batch and states_bytes <= KEPT_BYTES:
-            self.lower = LowerLayers(model, lowest, [*rows, *self.held])
+            self.lower = LowerLayers(model, lowest, [*rows, *self.held], self.at_once)
         self.parameters = {name: p for name, p in self.tuned.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=self.rate, weight_decay=0.0)
         # One divisor for all batches, so that every token weighs the same: by its own tokens, a batch of short answers
