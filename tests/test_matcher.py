@@ -47,6 +47,8 @@ matcher = "local:all-minilm-l6-v2"
 [tiers]
 slm = { model = "matcher" }
 llm = { model = "small" }
+[privacy]
+content = "raw"
 """
 
 

@@ -2,8 +2,8 @@
 
 The same calls in the same parts. For `choose` a sentence of description stands behind each tool's name (`tools: dict[str, str]`), for `fill` the
 descriptions of the schema's fields are in the prompt (`Fits("parameters", descriptions=True)`). On each base a specialist is trained, and everybody
-whom `hetero distill` asks answers the test part, and then the calls with tools that nobody was taught. What is there is used, so an
-interrupted run goes on.
+whom `hetero distill` asks answers the test part, and then the calls with tools that nobody was taught. Then what each specialist keeps within an error
+budget is certified, as `hetero distill` does it. What is there is used, so an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from hetero_agents.bindings.lock import write_atomically
 from hetero_agents.contract import compact_json, sha256_of
 from hetero_agents.distill import Recipe, paired_difference, wilson
 from hetero_agents.distill.curate import Dataset, Example
+from hetero_agents.distill.loop import comparator_of
 from hetero_agents.distill.measure import contest
+from hetero_agents.distill.rehearse import Rehearsal, Way, certified
 from hetero_agents.distill.specialise import base_of, specialise
 from hetero_agents.engines.catalog import fetch
 from hetero_agents.slots import App, registry
@@ -34,6 +36,7 @@ from hetero_agents.slots import App, registry
 OUT = Path(".bench") / "described"
 WORDS = 25
 """Words of a tool's description at most."""
+BUDGETS = (0.05, 0.1, 0.2, 0.3)
 CODER = "qwen2.5-coder-0.5b-instruct"
 
 
@@ -97,6 +100,10 @@ def slots() -> dict[str, Described]:
     }
 
 
+def silent(step: str, done: int, total: int) -> None:
+    """Say nothing of how far a step is."""
+
+
 async def measure(app: App, demo: Path, name: str, described: Described, base_name: str) -> None:
     """Train, let everybody answer, and print."""
     items, declared = load_items(), described.slot
@@ -104,7 +111,8 @@ async def measure(app: App, demo: Path, name: str, described: Described, base_na
     data = Dataset.from_json(file.read_text("utf-8"))
     data = replace(data, parts={part: list(map(described.told, examples)) for part, examples in data.parts.items()})
     base, recipe, title = base_of(app, base_name), described.recipes[base_name], f"{name} on {base_name}"
-    made = await specialise(app, declared.contract, data, base, recipe, lambda step, done, total: None)
+    made = await specialise(app, declared.contract, data, base, recipe, silent)
+    specialist_id = SpecialistId(f"{declared.id}@1")
     print(f"{title}: {made.trained.examples} taught in {made.trained.seconds:.0f} s, {made.trained.left_out} too long")
     item_of = {asked_of(call_of(name, item)[0]): item for item in items}
     lines = map(json.loads, (demo / "predictions.jsonl").read_text("utf-8").splitlines())
@@ -116,8 +124,8 @@ async def measure(app: App, demo: Path, name: str, described: Described, base_na
     ):
         held, folder = replace(data, parts={**data.parts, "test": examples}), made.folder / part
         folder.mkdir(exist_ok=True)
-        asked = (app, declared, held, base.config, SpecialistId(f"{declared.id}@1"), made.specialist, folder)
-        answers = [p async for p in contest(*asked, lambda step, done, total: None)]
+        asked = (app, declared, held, base.config, specialist_id, made.specialist, folder)
+        answers = [p async for p in contest(*asked, silent)]
         calls = [asked_of(example.input) for example in examples]
         right = {
             (p.phase, asked_of(p.input)): p.valid and is_right(name, p.output, item_of[asked_of(p.input)])
@@ -131,6 +139,25 @@ async def measure(app: App, demo: Path, name: str, described: Described, base_na
         for who, marks in rivals.items():
             difference, low, high = paired_difference(mine, marks)
             print(f"{title}, {part}: specialist minus {who} {difference:+.3f} [{low:+.3f}, {high:+.3f}]", flush=True)
+    ask = Rehearsal(app, declared, base.config, specialist_id, made.specialist, made.folder / "test", silent)
+    await budgets(ask, data, title)
+
+
+async def budgets(ask: Rehearsal, data: Dataset, title: str) -> None:
+    """Print what is kept within each error budget."""
+    compare, toml = await comparator_of(ask.app, ask.slot), ask.app.workspace.config_path
+    plain, on_test = toml.read_bytes(), await ask.answers(data.parts["test"], Way())
+    try:
+        for budget in BUDGETS:
+            write_atomically(toml, plain + f'\n[slots."{ask.slot.id}"]\nerror_budget = {budget}\n'.encode())
+            shown, _ = await certified(ask, data, compare, on_test)
+            apart = f"{shown.wrong} of {shown.kept} wrong on calls kept apart, at most {shown.upper_bound:.3f}"
+            print(
+                f"{title}, within {budget}: kept {shown.share}, wrong {shown.risk}; {shown.missing or apart}",
+                flush=True,
+            )
+    finally:
+        write_atomically(toml, plain)
 
 
 def asked_of(values: dict[str, Any]) -> str:
