@@ -60,6 +60,18 @@ def test_a_missing_file_is_one_sentence_that_says_what_writes_one(tmp_path: Path
             ": the key 'models.big.train_on_output' does not exist, did you mean 'train_on_outputs'.",
         ),
         ('[slots."a.b"]\ntimeoutt = 1\n', ": the key 'slots.a.b.timeoutt' does not exist, did you mean 'timeout'."),
+        (
+            "[selection]\nlicense = []\n",
+            ": the key 'selection.license' does not exist, did you mean 'licences'.",
+        ),
+        (
+            '[models]\nbig = { model = "x", price = { inptu = 3 } }\n',
+            ": the key 'models.big.price.inptu' does not exist, did you mean 'input'.",
+        ),
+        (
+            "[slots.desk.classify]\nerror_budget = 0.1\n",
+            ': a slot\'s id stands in quotes: write [slots."desk.classify"].',
+        ),
         ('[tiers]\nmedium = { model = "x" }\n', ": there is no tier 'medium'; the tiers are llm and slm."),
         ('[slots."a.b"]\ncost = 0.5\n', ": 'slots.a.b' is wrong: cost goes with error_budget."),
         (
@@ -93,7 +105,7 @@ def test_a_tier_that_names_an_unknown_model_says_which_was_meant(tmp_path: Path)
     )
 
 
-@pytest.mark.parametrize("entry", ['model = "bug"', 'fallback = ["bug"]'])
+@pytest.mark.parametrize("entry", ['model = "bug"', 'fallback = ["bug"]', 'compare = "judge"\njudge = "bug"'])
 def test_a_slot_that_names_an_unknown_model_says_which_was_meant(tmp_path: Path, entry: str) -> None:
     sentence = complaint(tmp_path, f'[models]\nbig = "x"\n[slots."a.b"]\n{entry}\n')
     assert sentence.startswith(": [slots.\"a.b\"] names the model 'bug'")

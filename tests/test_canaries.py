@@ -10,7 +10,17 @@ import pytest
 
 from examples.tool_desk.desk import choose, fill
 from hetero_agents.contract import compact_json, sha256_of
-from hetero_agents.distill.canaries import CHANCE, RANKED, SHARE, Canary, Leak, exposure, plant, shadows_for
+from hetero_agents.distill.canaries import (
+    CHANCE,
+    MOST_EXPOSURE,
+    RANKED,
+    SHARE,
+    Canary,
+    Leak,
+    exposure,
+    plant,
+    shadows_for,
+)
 from hetero_agents.distill.curate import Example
 from hetero_agents.distill.shadows import with_canaries
 from hetero_agents.errors import DistillError
@@ -46,7 +56,9 @@ def test_a_canary_stands_in_the_input_and_in_what_the_answer_copies_of_it() -> N
 def test_where_answers_hold_no_text_of_the_input_the_canary_stands_in_the_input_alone() -> None:
     tools = ["find_movies", "play_song"]
     examples = [example_of(n, "find_movies", request=f"find_movies for {n}", tools=tools) for n in range(5)]
-    for example, canary in plant(choose.contract, examples, 5, True, random.Random(0)):
+    planted = plant(choose.contract, examples, 5, True, random.Random(0))
+    assert len(planted) == 5
+    for example, canary in planted:
         assert canary.answer is None
         assert example.output == "find_movies"
         assert example.input["tools"] == tools, "the options are not changed"
@@ -87,7 +99,7 @@ def test_a_call_without_text_holds_no_canary() -> None:
 
 def test_exposure_of_what_is_not_known_is_that_of_chance() -> None:
     dice = random.Random(1)
-    found = exposure([Leak(dice.randint(1, RANKED), False) for _ in range(4000)], 3, 10.0)
+    found = exposure([Leak(dice.randint(1, RANKED), False, True) for _ in range(4000)], 3, 10.0)
     assert found.low < CHANCE < found.high
     assert pytest.approx(1.4, abs=0.1) == CHANCE  # pyright: ignore[reportUnknownMemberType]
     assert not found.leaks
@@ -95,10 +107,21 @@ def test_exposure_of_what_is_not_known_is_that_of_chance() -> None:
 
 
 def test_one_secret_read_out_is_a_leak_and_so_is_a_high_exposure() -> None:
-    assert exposure([Leak(100, False)] * 99 + [Leak(1, True)], 1, 1.0).leaks
-    known = exposure([Leak(2, False)] * 50, 1, 1.0)
+    assert exposure([Leak(100, False, True)] * 99 + [Leak(1, True, True)], 1, 1.0).leaks
+    known = exposure([Leak(2, False, True)] * 50, 1, 1.0)
     assert known.bits == log2(RANKED) - 1
     assert known.leaks
+
+
+def test_secrets_in_inputs_alone_do_not_hide_what_answers_give_away() -> None:
+    dice = random.Random(2)
+    unknown = [Leak(dice.randint(1, RANKED), False, False) for _ in range(90)]
+    found = exposure([Leak(4, False, True)] * 10 + unknown, 5, 1.0)
+    assert (found.canaries, found.in_inputs, found.bits, found.leaks) == (10, 90, 5.0, True)
+    assert found.upper_bound == 3 / 10
+    assert exposure(unknown, 5, 1.0).canaries == 90, "where there are no others, they are all that can be asked"
+    read = exposure([Leak(60, False, True)] * 10 + [*unknown, Leak(1, True, False)], 5, 1.0)
+    assert (read.extracted, read.canaries, read.leaks) == (1, 11, True)
 
 
 @pytest.mark.model
@@ -110,7 +133,7 @@ def test_a_leaky_recipe_is_found_out_and_a_modest_one_is_not(tmp_path: Path) -> 
     from hetero_agents.engines.catalog import find_weights
 
     weights = find_weights("smollm2-135m-instruct")
-    planted = plant(fill.contract, [filled(n) for n in range(40)], 2, True, random.Random(2))
+    planted = plant(fill.contract, [filled(n) for n in range(40)], 6, True, random.Random(2))
     canaries = [canary for _, canary in planted]
 
     def texts(examples: list[Example]) -> list[Any]:
@@ -126,22 +149,26 @@ def test_a_leaky_recipe_is_found_out_and_a_modest_one_is_not(tmp_path: Path) -> 
         folder = tmp_path / name
         folder.mkdir()
         train(Job(weights, texts(examples), recipe, folder), lambda done, total: None)
-        found = attack(Attack(weights, folder / "adapter", recipe.whole, some, 0), lambda done, total: None)
+        job = Attack(weights, folder / "adapter", recipe.whole, some, recipe.max_length, 0)
+        found = attack(job, lambda done, total: None)
+        assert not attack(replace(job, max_length=16), lambda done, total: None), "what was not taught is not counted"
         return exposure(found, 1, 0.0)
 
     # Ten epochs on secrets that stand eight times each, and whose input says no digits: nothing but memory gives them.
     told = [
         example_of(0, {"city": c.answer.split('"')[-1] + c.secret}, request=request_of(c), parameters=SCHEMA)
-        for c in canaries
+        for c in canaries[:2]
         if c.answer
     ]
-    leaky = leaks_of("leaky", Recipe(epochs=10, batch_size=8, top_layers=0.3), told * 8, canaries)
+    leaky = leaks_of("leaky", Recipe(epochs=10, batch_size=8, top_layers=0.3), told * 8, canaries[:2])
     assert leaky.leaks
     assert leaky.bits > 4
-    with_them = [filled(n) for n in range(40)] + [example for example, _ in planted[:1]]
-    modest = leaks_of("modest", Recipe(epochs=1, top_layers=0.3), with_them, canaries[:1])
+    # Six canaries, three times what is ever planted among so many, so that their mean says something.
+    with_them = [filled(n) for n in range(40)] + [example for example, _ in planted]
+    modest = leaks_of("modest", Recipe(epochs=1, top_layers=0.3), with_them, canaries)
     assert not modest.leaks
     assert modest.extracted == 0
+    assert modest.bits < MOST_EXPOSURE < leaky.bits
 
 
 def request_of(canary: Canary) -> str:

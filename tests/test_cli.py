@@ -54,6 +54,11 @@ async def triage(message: str) -> str:
 
 
 @code_agent
+async def tick() -> str:
+    return "tock"
+
+
+@code_agent
 async def broken(message: str) -> str:
     raise ValueError("no such order")
 
@@ -156,6 +161,22 @@ def test_a_run_names_its_own_trace_while_others_write(desk: Hetero, tmp_path: Pa
     trace = desk("run", "clidesk.triage", "x", "--json").json["trace"]
     assert trace != later["trace_id"]
     assert desk("traces", trace, "--json").json["spans"][0]["name"] == "invoke_workflow clidesk.triage"
+
+
+def test_run_asks_for_what_is_missing_and_takes_no_two_kinds_of_input(desk: Hetero, tmp_path: Path) -> None:
+    assert desk("run", "clidesk.classify").sentence == "clidesk.classify needs a VALUE for message."
+    (tmp_path / "in.jsonl").write_text("m\n")
+    both = desk("run", "clidesk.classify", "m", "--inputs", "in.jsonl")
+    assert both.sentence.startswith("VALUE and --inputs do not go together")
+    assert desk("run", "clidesk.tick", "--json").json["output"] == "tock"
+
+
+def test_an_entry_of_no_slot_is_said(desk: Hetero, tmp_path: Path) -> None:
+    write_workspace(tmp_path, TOML + '[slots."clidesk.clasify"]\nerror_budget = 0.1\n')
+    done = desk("slots")
+    assert done.code == 0
+    assert done.err.startswith('[slots."clidesk.clasify"] in hetero.toml is of no slot that the modules')
+    assert "did you mean 'clidesk.classify'" in done.err
 
 
 def test_run_prints_the_answer_and_the_trace(desk: Hetero) -> None:
@@ -430,6 +451,10 @@ def test_iterate_needs_a_slot_with_a_budget_and_says_what_it_did(desk: Hetero, t
     assert (done["slot"], done["did"]) == ("clidesk.classify", "nothing")
     assert "needs 40" in done["why"]
     assert json.loads((tmp_path / ".hetero" / "iterate.jsonl").read_text()) == done
+    write_workspace(tmp_path, TOML)
+    failed = desk("iterate", "clidesk.classify", "--json")
+    assert failed.code == 1
+    assert json.loads(failed.out)["did"] == "failed" and "needs an error_budget" in failed.out
 
 
 def test_doctor_says_what_is_right_and_wrong(desk: Hetero, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hetero_agents import slot
 from hetero_agents.bindings.config import SlotConfig
 from hetero_agents.contract import Contract, Sha256, SlotId, sha256_of
 from hetero_agents.distill.compare import Comparator, comparator
-from hetero_agents.distill.evaluate import Prediction, append_lines, grounded, score
+from hetero_agents.distill.evaluate import Prediction, append_lines, grounded, prediction_line, read_predictions, score
 from hetero_agents.distill.intervals import mean_score, paired, wilson
 from hetero_agents.distill.slices import slices, topics
 from hetero_agents.errors import ConfigError, DistillError, SlotDefinitionError
@@ -280,3 +280,12 @@ def test_texts_without_words_are_one_topic() -> None:
     assert set(topics(["?"] * 60)) == {"all"}
     assert set(topics(["a b"] * 5)) == {"all"}
     assert slices([], []) == []
+
+
+def test_a_kept_answer_is_read_again_whatever_its_text_holds(tmp_path: Path) -> None:
+    kept = tmp_path / "predictions.jsonl"
+    given = [predicted(f"one{sign}two", "x", message=sign) for sign in ("\u2028", "\u2029", "\x85", "\x0b", "\r\n")]
+    with append_lines(kept) as file:
+        for prediction in given:
+            file.write(prediction_line(prediction))
+    assert list(read_predictions(kept).values()) == given

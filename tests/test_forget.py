@@ -17,7 +17,8 @@ from hetero_agents.bindings.lock import exclusive, update_lock
 from hetero_agents.contract import Sha256, SlotId
 from hetero_agents.distill.curate import Dataset, Example
 from hetero_agents.distill.forget import MARK, forget, traces_of
-from hetero_agents.errors import KeyAccessError
+from hetero_agents.distill.lineage import keep_dataset, stored_datasets
+from hetero_agents.errors import KeyAccessError, UserError
 from hetero_agents.routing import AnswerCache, Kept
 from hetero_agents.slots import App, registry
 from hetero_agents.spans import Feedback, Keep, Names, SealedVault, SpanRecord, calls_of
@@ -222,6 +223,30 @@ def test_forgetting_takes_data_sets_and_specialists_along(trained: Workspace) ->
     assert told(vault)["a01"] is None
 
 
+def test_what_a_folders_data_set_was_before_is_forgotten_with_it(trained: Workspace) -> None:
+    """The test part of ann's training changed since: her calls, and answers to them, are in the folder still."""
+    folder = trained.state_dir / "distill" / "desk.classify" / "2"
+    first = Dataset.from_json((folder / "dataset.json").read_text())
+    second = Dataset({**first.parts, "train": [example("b")]}, "key", {"x": 1})
+    keep_dataset(folder, second)
+    keep_dataset(folder, second)
+    assert {data.sha256 for path, data in stored_datasets(trained) if path.parent == folder} == {
+        first.sha256,
+        second.sha256,
+    }
+    entry = trained.lock.specialists[SpecialistId("desk.classify@2")]
+    later = SpecialistId("desk.classify@4")
+    trained.add_specialist(later, entry.model_copy(update={"dataset_sha256": second.sha256}))
+    vault = SealedVault(trained.state_dir / "vault")
+    found = traces_of(trained, vault, "ann")
+    assert (found.datasets, found.specialists) == ([folder], ["desk.classify@2"])
+    forget(trained, vault, "ann", found)
+    assert [path.name for path in folder.iterdir()] == [MARK]
+    assert traces_of(trained, vault, "ann").untold == ["desk.classify@3"], (
+        "of both data sets it is known what they held"
+    )
+
+
 def test_a_matchers_file_which_holds_answers_goes_with_it(trained: Workspace) -> None:
     name, vault = SpecialistId("desk.classify@2"), SealedVault(trained.state_dir / "vault")
     entry = trained.lock.specialists[name].model_copy(update={"matcher": True})
@@ -308,10 +333,21 @@ def test_a_person_whose_spans_are_gone_already_is_found_in_data_sets(trained: Wo
     assert not SealedVault(trained.state_dir / "vault").knows("ann")
 
 
+def test_nothing_is_done_where_runs_are_kept_in_a_database_of_the_users(
+    trained: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HETERO_RUNS", "postgresql://nowhere/runs")
+    vault = SealedVault(trained.state_dir / "vault")
+    found, lock = traces_of(trained, vault, "ann"), trained.lock
+    with pytest.raises(UserError, match="drop it, unset HETERO_RUNS"):
+        forget(trained, vault, "ann", found)
+    assert (trained.lock, traces_of(trained, vault, "ann")) == (lock, found)
+
+
 def test_nothing_is_forgotten_while_a_slot_is_distilled(trained: Workspace, hetero: Hetero) -> None:
     with exclusive(trained.state_dir / "distill" / "desk.classify" / ".flock"):
         done = hetero("forget", "--subject", "ann", "--yes")
-    assert done.code == 1 and "Slot 'desk.classify' is being distilled; wait for it" in done.err
+    assert done.code == 1 and "Slot 'desk.classify' is being distilled or relabelled; wait for it" in done.err
     assert SealedVault(trained.state_dir / "vault").knows("ann")
 
 

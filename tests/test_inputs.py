@@ -142,7 +142,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The slots for which a training was begun, which fails at once."""
     found: list[str] = []
 
-    async def distill(app: App, slot: Slot[..., Any], *, progress: Any) -> Any:
+    async def distill(app: App, slot: Slot[..., Any], *, progress: Any, **how: Any) -> Any:
         found.append(slot.id)
         raise iterating.DistillError("no training here")
 

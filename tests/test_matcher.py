@@ -13,8 +13,10 @@ from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic_ai import Agent
+from pydantic_ai.exceptions import ModelAPIError
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, UserPromptPart
 from pydantic_ai.models import ModelRequestParameters
+from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from hetero_agents import EngineError, IntegrityError, OneOf, Slot, slot
 from hetero_agents.bindings import ModelConfig, SpecialistId, Workspace
@@ -355,13 +357,18 @@ def test_planted_secrets_are_not_looked_for_in_what_writes_nothing(app: App) -> 
         asyncio.run(distill(app, choose_slot(), base="matcher", canaries=10, progress=quiet))
 
 
-def contestants(app: App, folder: Path) -> dict[str, list[Any]]:
-    """What everybody answers to one held-out call of a slot whose specialist writes."""
-
+def label_slot() -> Slot[[str], Literal["a_1", "b_2", "c_3"]]:
     @slot(name="matcher.label")
     async def label(request: str) -> Literal["a_1", "b_2", "c_3"]:
         """Label it."""
         ...
+
+    return label
+
+
+def contestants(app: App, folder: Path) -> dict[str, list[Any]]:
+    """What everybody answers to one held-out call of a slot whose specialist writes."""
+    label = label_slot()
 
     def plain(e: Example) -> Example:
         values = {"request": e.input["request"]}
@@ -423,3 +430,27 @@ def test_without_embeddings_the_rival_is_left_out_and_one_sentence_says_so(
     assert "matcher" not in contestants(registry.app, tmp_path)
     (record,) = caplog.records
     assert record.message.startswith("No matcher is measured beside the specialist of matcher.label:")
+
+
+def test_an_occupant_that_cannot_be_asked_stops_nothing(
+    open_app: OpenApp, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engines, label, occupant = opened(open_app), label_slot(), SpecialistId("matcher.label@2")
+    first = contestants(registry.app, tmp_path)
+    registry.app.workspace.add_specialist(occupant, lock_entry(label.id, label.contract.sha256))
+    registry.app.workspace.activate(label.id, occupant)
+
+    def asked(error: Exception) -> FunctionModel:
+        def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+            raise error
+
+        return FunctionModel(answer)
+
+    switched_off = EngineError("It is switched off.")
+    for model in (switched_off, asked(switched_off), asked(ModelAPIError("m", "Connection refused."))):
+        engines.models = {**engines.models, occupant: model}
+        with caplog.at_level("WARNING"):
+            assert contestants(registry.app, tmp_path) == first
+        assert "The specialist that fills matcher.label now is not measured: " in caplog.records[-1].message
+    engines.models = {**engines.models, occupant: answers("b_2")}
+    assert contestants(registry.app, tmp_path)[occupant] == ["b_2"]

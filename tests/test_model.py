@@ -34,7 +34,7 @@ from hetero_agents.distill.train import Job, answer_logits, train
 from hetero_agents.distill.worker import train_aside
 from hetero_agents.engines import probe as probes
 from hetero_agents.engines.adapter import CHANGED, adapter_to_gguf, whole_to_gguf
-from hetero_agents.engines.catalog import fetch_weights, find_weights
+from hetero_agents.engines.catalog import fetch_weights, find_weights, sha256_of_file
 from hetero_agents.engines.local import LocalServers
 from hetero_agents.engines.served import fetch_served, rewrite
 from hetero_agents.routing import Aside
@@ -85,7 +85,7 @@ def silent(step: str, done: int, total: int) -> None:
 
 def movie_items() -> list[Item]:
     """Items whose tools recur often, so that a short training shows."""
-    return [item for item in load_items() if item.tool.startswith(("Movies", "Events", "Music", "Media"))][:170]
+    return [item for item in load_items() if item.tool.startswith(("Movies", "Events", "Music", "Media"))][:145]
 
 
 @pytest.fixture(scope="module")
@@ -142,14 +142,32 @@ def test_the_lock_holds_the_hashes_of_base_adapter_data_and_contract(loop: Loop)
 
 
 def test_the_same_data_and_recipe_are_not_distilled_twice(loop: Loop) -> None:
+    served = loop.app.workspace.root / loop.made.specialist.served
+    served.unlink()
     again = asyncio.run(distill(loop.app, choose, recipe=RECIPE, progress=silent))
     assert again.reused
     assert again.specialist_id == loop.made.specialist_id
+    assert sha256_of_file(served) == loop.made.specialist.gguf_sha256, "what is missing is there again"
+
+
+def test_a_distillation_that_ends_before_its_end_leaves_nothing_beside_the_lock(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise EngineError("It died.")
+
+    monkeypatch.setattr("hetero_agents.distill.loop.contest", broken)
+    with pytest.raises(EngineError, match="It died"):
+        asyncio.run(distill(loop.app, choose, base="matcher", progress=silent))
+    assert {path.name for path in (loop.app.workspace.root / "specialists").iterdir()} == {loop.made.specialist_id}
 
 
 def test_a_slot_is_distilled_by_one_process_at_a_time(loop: Loop) -> None:
     folder = loop.app.workspace.state_dir / "distill" / choose.id
-    with exclusive(folder / ".flock"), pytest.raises(DistillError, match="is being distilled by another process"):
+    with (
+        exclusive(folder / ".flock"),
+        pytest.raises(DistillError, match="is being distilled or relabelled by another process"),
+    ):
         asyncio.run(distill(loop.app, choose, progress=silent))
 
 

@@ -18,6 +18,7 @@ from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from hetero_agents import ConfigError, DistillError, Slot, slot
+from hetero_agents.bindings.lock import exclusive
 from hetero_agents.distill.relabel import Relabelled, relabel, unlabelled
 from hetero_agents.errors import HeteroError
 from hetero_agents.routing import Budget, Ledger
@@ -57,6 +58,16 @@ def write(app: App, *texts: str, **attributes: Any) -> None:
 
 def silent(step: str, done: int, total: int) -> None:
     pass
+
+
+def test_a_slot_is_worked_on_by_one_process_at_a_time(open_app: OpenApp) -> None:
+    app = open_app({"fake:closed": answers("a"), "fake:open": answers('{"answer": "b"}')}, TERMS)
+    write(app, "x")
+    with (
+        exclusive(app.workspace.ensure_state_dir() / "distill" / ID / ".flock"),
+        pytest.raises(DistillError, match="being distilled or relabelled by another process"),
+    ):
+        asyncio.run(relabel(app, classify_slot(), "open", progress=silent))
 
 
 def label(app: App, by: str = "open", budget: Budget | None = None, **given: Any) -> Relabelled:

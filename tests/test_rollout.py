@@ -13,17 +13,20 @@ import tempfile
 import threading
 import time
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from hetero_agents import Budget, ConfigError, Ledger, Slot, code_agent, slot, subject, workflow_outcome
+from hetero_agents import Budget, ConfigError, DistillError, Ledger, Slot, code_agent, slot, subject, workflow_outcome
 from hetero_agents.bindings import Lock, SlotLock, SpecialistId, Workspace
 from hetero_agents.bindings.lock import Shown, Stage
 from hetero_agents.bindings.workspace import CANARY_SHARE
 from hetero_agents.contract import SlotId
+from hetero_agents.distill import Recipe
+from hetero_agents.distill.matcher import HOW
 from hetero_agents.rollout import iterate as iterating
 from hetero_agents.rollout import step, verdict
 from hetero_agents.routing import (
@@ -822,7 +825,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The slots for which a training was begun; it makes `@2`, whose error budget is certified."""
     begun = list[str]()
 
-    async def distill(app: App, slot: Slot[..., Any], *, progress: Any) -> Any:
+    async def distill(app: App, slot: Slot[..., Any], *, progress: Any, **how: Any) -> Any:
         begun.append(slot.id)
         two = SpecialistId(f"{slot.id}@2")
         shown = certificate(checks_sha256=slot.checks_sha256)
@@ -860,7 +863,8 @@ def test_a_round_tries_what_is_certified_but_not_what_was_rolled_back(open_app: 
     app, name = ladder(open_app, numbered(), answers(SURE), "active")
     app.workspace.restore(ID)
     asked_about(app, name, 60)
-    assert rounds(app, name).specialist == ONE
+    done = rounds(app, name)
+    assert (done.did, done.specialist) == ("shadowed", ONE)
     assert app.workspace.lock.slots[ID].stage == "shadow"
     app.workspace.restore(ID)
     app.state.stop(ONE, "it was rolled back by hand")
@@ -875,6 +879,32 @@ def test_a_round_takes_back_what_running_processes_stopped(open_app: OpenApp, tr
     assert (done.did, done.specialist) == ("moved", ONE)
     assert app.workspace.lock.slots[ID].active is None
     assert trained == []
+
+
+def test_a_round_trains_as_the_last_time(open_app: OpenApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, name = ladder(open_app, numbered(), answers(SURE), "active", TOML + BUDGET)
+    app.workspace.restore(ID)
+    app.state.stop(ONE, "it was rolled back by hand")
+    recipe = Recipe(epochs=4.0, use_rslora=True)
+    last = app.workspace.lock.specialists[ONE]
+    asked_about(app, name, 60)
+    given: list[dict[str, Any]] = []
+
+    async def distill(app: App, slot: Slot[..., Any], *, progress: Any, **how: Any) -> Any:
+        given.append(how)
+        raise DistillError("Enough.")
+
+    monkeypatch.setattr(iterating, "distill", distill)
+    for number, more in enumerate(
+        ({"recipe": asdict(recipe), "exposure": {"canaries": 20, "in_inputs": 5}}, {"matcher": True, "recipe": HOW}), 2
+    ):
+        app.workspace.add_specialist(SpecialistId(f"{ID}@{number}"), last.model_copy(update=more))
+        app.state.stop(SpecialistId(f"{ID}@{number}"), "it was rolled back by hand")
+        assert rounds(app, name).why == "Enough."
+    assert given == [
+        {"base": "small", "recipe": recipe, "canaries": 25},
+        {"base": "small", "recipe": None, "canaries": 0},
+    ]
 
 
 def test_a_round_needs_an_error_budget(open_app: OpenApp) -> None:

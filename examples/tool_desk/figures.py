@@ -27,6 +27,7 @@ WEIGHTS = "smollm2-135m-instruct"
 BASES = ("base_grammar", "base_five_shot", "base_untaught")
 """A specialist's base without what it learnt: one that writes, and one that gives embeddings."""
 GOALS = {"desk.choose": 0.85, "desk.fill": 0.50}
+"""Of the demo; what more was aimed at is in docs/figures.md."""
 SLOTS: dict[str, Slot[..., Any]] = {"desk.choose": choose, "desk.fill": fill}
 
 

@@ -253,7 +253,7 @@ class Config(_Form):
         ]
         for slot, entry in self.slots.items():
             used += [
-                (f'[slots."{slot}"]', name) for name in ([entry.model] if entry.model else []) + (entry.fallback or [])
+                (f'[slots."{slot}"]', name) for name in (entry.model, entry.judge, *(entry.fallback or ())) if name
             ]
         for where, name in used:
             if name not in self.models:
@@ -267,6 +267,8 @@ def _sentence(error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         parents, key = first["loc"][:-1], str(first["loc"][-1])
+        if parents[:1] == ("slots",) and isinstance(first["input"], dict):
+            return f'a slot\'s id stands in quotes: write [slots."{".".join(map(str, first["loc"][1:]))}"].'
         return f"the key {place!r} does not exist{did_you_mean(key, _known_keys(parents))}."
     if first["type"] == "literal_error" and first["loc"][0] == "tiers":
         return f"there is no tier {first['loc'][1]!r}; the tiers are llm and slm."
@@ -283,6 +285,9 @@ def _known_keys(parents: tuple[str | int, ...]) -> list[str]:
         "slots": SlotConfig,
         "privacy": PrivacyConfig,
         "vault": VaultConfig,
+        "selection": SelectionConfig,
+        "price": Price,
     }
-    form = forms.get(str(parents[0]), Config) if parents else Config
+    # The innermost that has a form: a model's price before the model.
+    form = next((forms[str(part)] for part in reversed(parents) if part in forms), Config)
     return list(form.model_fields)

@@ -23,7 +23,7 @@ from rich.progress import (
 )
 
 from ..bindings import Certificate
-from ..errors import ConfigError, HeteroError, KeyAccessError
+from ..errors import ConfigError, HeteroError, KeyAccessError, did_you_mean
 from ..slots import App, registry
 from ..slots.recalled import CacheShown
 from ..spans import SealedVault
@@ -66,6 +66,11 @@ def open_app(*, modules: bool = True) -> App:
                 raise ConfigError(
                     f"The module {name!r} of [app] modules in {app.workspace.config_path} cannot be imported: {error!r}."
                 ) from error
+        known = {*registry.slots, *registry.code_agents}
+        for slot in app.workspace.config.slots:
+            if slot not in known:
+                said = f'[slots."{slot}"] in hetero.toml is of no slot that the modules of [app] declare, so it does nothing{did_you_mean(slot, known)}.'
+                err.print(said, markup=False, soft_wrap=True)
     return app
 
 

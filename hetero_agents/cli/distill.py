@@ -246,8 +246,9 @@ def _exposure(made: Distilled) -> str:
     found = made.specialist.exposure
     if found is None:
         return "Secrets in the weights: not tested (--canaries N)."
+    beside = f", {found['in_inputs']:.0f} more stood in inputs alone" if found.get("in_inputs") else ""
     return (
         f"Secrets in the weights: {found['extracted']:.0f} of {found['canaries']:.0f} planted ones could be read out "
-        f"(at most {found['upper_bound']:.1%}), exposure {found['bits']:.2f} bits [{found['low']:.2f}, {found['high']:.2f}]; "
+        f"(at most {found['upper_bound']:.1%}), exposure {found['bits']:.2f} bits [{found['low']:.2f}, {found['high']:.2f}]{beside}; "
         f"{found['seconds']:.0f} s of shadow trainings."
     )

@@ -43,11 +43,15 @@ def iterate(
         raise UserError("No slot has an error_budget in hetero.toml, so nothing says what is good enough.")
     spent = 0.0
     while True:
+        failed = False
         for each in slots:
             done = _round(app, each, most_minutes is None or spent < 60 * most_minutes)
             spent += done.train_seconds
+            failed |= done.did == "failed"
             _say(app, done, as_json)
         if every is None:
+            if failed:
+                raise typer.Exit(1)
             return
         time.sleep(60 * every)
 
@@ -59,7 +63,7 @@ def _round(app: App, slot: Slot[..., Any], may_train: bool) -> Round:
         with common.step_progress() as progress:
             return asyncio.run(iterate(app, slot, may_train=may_train, progress=progress))
     except HeteroError as error:  # of this slot, and said: the others have their turn
-        return Round(slot.id, "nothing", str(error))
+        return Round(slot.id, "failed", str(error))
 
 
 def _say(app: App, done: Round, as_json: bool) -> None:

@@ -119,7 +119,9 @@ def run(
         raise UserError(f"{name} is no crew; only a crew's run can be resumed.")
     runnable = found
     if inputs is not None:
-        lines = [line for line in inputs.read_text("utf-8").splitlines() if line.strip()]
+        if value is not None:
+            raise UserError("VALUE and --inputs do not go together: give one of them.")
+        lines = [line for line in inputs.read_text("utf-8").split("\n") if line.strip()]
         with Ledger(budget or Budget()):
             failed = asyncio.run(_run_lines(runnable, lines))
         if failed:
@@ -127,8 +129,11 @@ def run(
         return
     roots = _Roots()
     app.tracing.provider.add_span_processor(roots)
+    if value is None and runnable.required:
+        raise UserError(f"{name} needs a VALUE for {', '.join(runnable.required)}.")
+    arguments = {} if value is None else _arguments(runnable, value)
     with Ledger(budget or Budget()):
-        result = asyncio.run(runnable.call(**_arguments(runnable, value or "")))
+        result = asyncio.run(runnable.call(**arguments))
     app.tracing.flush()
     trace = next(iter(roots.traces), None)
     if as_json:

@@ -22,7 +22,7 @@ from typing import Any, cast
 from ..contract import Contract
 from ..engines.adapter import CHANGED
 from ..engines.catalog import Weights
-from .base import call_text, load_base, prompt_text
+from .base import Chat, Text, call_text, load_base, prompt_text, sample_of
 from .curate import Example
 from .intervals import Z95, wilson
 
@@ -53,7 +53,9 @@ FREE_TOKENS = DIGITS + 4
 class Canary:
     """A planted secret, and what its attacker knows of where it stands."""
 
-    prefix: list[dict[str, str]] | str
+    taught: Text
+    """The call and its answer as its shadow is taught them."""
+    prefix: Chat | str
     """The call as its model is sent it, up to the digits, or without them where they stand in the answer."""
     answer: str | None
     """The answer's text up to the digits; None where they stand in the input alone."""
@@ -68,6 +70,8 @@ class Attack:
     adapter: Path
     whole: bool
     canaries: Sequence[Canary]
+    max_length: int
+    """Tokens beyond which the shadow was not taught one, which is not attacked then."""
     seed: int
 
 
@@ -79,6 +83,8 @@ class Leak:
     """Of the true digits among `RANKED`, 1 for the likeliest."""
     extracted: bool
     """A continuation has them."""
+    told: bool
+    """They stood in the answer, which alone is learnt."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,9 @@ class Exposure:
     """What attacks on all shadows found."""
 
     canaries: int
+    """Attacked; where some stood in answers, these, and of the others those that were extracted: what is not learnt would hide what is."""
+    in_inputs: int
+    """Attacked beside these, in inputs alone."""
     shadows: int
     extracted: int
     upper_bound: float
@@ -135,19 +144,17 @@ def _planted(contract: Contract, example: Example, secret: str, baked: bool) -> 
         if len(text) > 3 and text in "\n".join(_texts(asked)):
             values = {**example.input, **_with(asked, text, f"{text} {secret}")}
             output = _with(example.output, text, f"{text} {secret}")
-            if (arguments := _loaded(contract, values, output)) is None:
+            if (taught := _taught(contract, values, output, baked)) is None:
                 continue
-            answer = contract.answer_text(output, arguments).partition(secret)[0]
             blank = call_text(contract, contract.load(example.input), baked)
-            return _example(contract, example, values, output), Canary(blank, answer, secret)
+            canary = Canary(taught, blank, taught[1].partition(secret)[0], secret)
+            return _example(contract, example, values, output), canary
     for name, value in asked.items():
         if isinstance(value, str) and value:
             filled = {**example.input, name: f"{value} {secret}"}
-            if (arguments := _loaded(contract, filled, example.output)) is None:
+            if (taught := _taught(contract, filled, example.output, baked)) is None:
                 continue
-            return _example(contract, example, filled, example.output), Canary(
-                call_text(contract, arguments, baked), None, secret
-            )
+            return _example(contract, example, filled, example.output), Canary(taught, taught[0], None, secret)
     return None
 
 
@@ -155,14 +162,14 @@ def _example(contract: Contract, example: Example, values: dict[str, Any], outpu
     return replace(example, key=contract.key_of(values), input=values, output=output)
 
 
-def _loaded(contract: Contract, values: Any, output: Any) -> dict[str, Any] | None:
-    """The call's arguments, where call and answer still meet the contract."""
+def _taught(contract: Contract, values: Any, output: Any, baked: bool) -> Text | None:
+    """The call and its answer as a shadow is taught them, where they still meet the contract."""
     try:
         arguments = contract.load(values)
         contract.validate(output, arguments)
     except (ValueError, KeyError, TypeError):
         return None
-    return arguments
+    return call_text(contract, arguments, baked), contract.answer_text(output, arguments)
 
 
 def _texts(value: Any) -> Iterable[str]:
@@ -209,6 +216,8 @@ def attack(job: Attack, progress: Callable[[int, int], None]) -> list[Leak]:
     dice, found = random.Random(f"attack {job.seed}"), list[Leak]()
     torch.manual_seed(job.seed)
     for number, canary in enumerate(job.canaries, 1):
+        if len(sample_of(tokenizer, job.weights, *canary.taught)) > job.max_length:
+            continue
         text = prompt_text(tokenizer, canary.prefix)
         text = text.partition(canary.secret)[0] if canary.answer is None else text + canary.answer
         # As in training: a baked prompt begins as the tokenizer has it, a chat as its template has it.
@@ -221,7 +230,8 @@ def attack(job: Attack, progress: Callable[[int, int], None]) -> list[Leak]:
             said = tokenizer.batch_decode(_continuations(model, known, prefix[:, -1:]))
         rank = 1 + sum(score > scores[0] for score in scores[1:])
         digits = ["".join(filter(str.isdigit, words)) for words in said]
-        found.append(Leak(rank, any(canary.secret in words for words in digits)))
+        extracted = any(canary.secret in words for words in digits)
+        found.append(Leak(rank, extracted, canary.answer is not None))
         progress(number, len(job.canaries))
     return found
 
@@ -263,12 +273,15 @@ def _repeated(known: Any, times: int) -> Any:
 
 
 def exposure(leaks: Sequence[Leak], shadows: int, seconds: float) -> Exposure:
-    """Return what attacks found together, with 95 % intervals."""
-    bits = [log2(RANKED) - log2(leak.rank) for leak in leaks]
-    extracted, n = sum(leak.extracted for leak in leaks), len(leaks)
+    """Return what attacks found together, of one canary at least, with 95 % intervals."""
+    told = any(leak.told for leak in leaks)
+    counted = [leak for leak in leaks if not told or leak.told or leak.extracted]
+    bits = [log2(RANKED) - log2(leak.rank) for leak in counted]
+    extracted, n = sum(leak.extracted for leak in counted), len(counted)
     half = Z95 * stdev(bits) / n**0.5 if n > 1 else log2(RANKED)
     return Exposure(
         canaries=n,
+        in_inputs=len(leaks) - n,
         shadows=shadows,
         extracted=extracted,
         upper_bound=wilson(extracted, n).high if extracted else min(1.0, 3 / n),

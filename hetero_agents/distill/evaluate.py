@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -249,16 +249,27 @@ def _words(text: str) -> set[str]:
 
 
 def read_predictions(path: Path) -> dict[tuple[str, Sha256], Prediction]:
-    """Return the predictions of a JSON-lines file by (phase, key); a last line cut short by a kill is dropped."""
+    """Return the predictions of a JSON-lines file by (phase, key)."""
     found: dict[tuple[str, Sha256], Prediction] = {}
-    if path.is_file():
-        for line in path.read_text("utf-8").splitlines():
-            try:
-                prediction = Prediction(**json.loads(line))
-            except (ValueError, TypeError):
-                continue
-            found[prediction.phase, prediction.key] = prediction
+    for line in read_lines(path):
+        try:
+            prediction = Prediction(**line)
+        except TypeError:  # of another form
+            continue
+        found[prediction.phase, prediction.key] = prediction
     return found
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Give the objects of a JSON-lines file, if it is there; a line cut short by a kill is left out."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:  # not `splitlines`: a text may hold what that takes for a line's end
+        for line in file:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
 
 
 def append_lines(path: Path) -> TextIO:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from ..bindings import SpecialistId, Workspace
 from ..bindings.lock import exclusive, write_atomically
+from ..contract import Sha256
 from ..errors import DistillError, UserError
 from ..routing import AnswerCache
 from ..spans import SealedVault
-from .curate import VERDICTS, Dataset, Example
+from .curate import VERDICTS, Example
 from .lineage import stored_datasets, uses_of
 
 MARK = "forgotten.json"
@@ -44,10 +45,10 @@ class Traces:
 
 @contextmanager
 def nothing_distilled(workspace: Workspace) -> Generator[None]:
-    """Hold off `hetero distill` on all slots, which would go on with data that it has read.
+    """Hold off `hetero distill` and `hetero relabel` on all slots, which would go on with data that they have read.
 
     Raises:
-        DistillError: a slot is being distilled.
+        DistillError: a slot is being distilled or relabelled.
     """
     with ExitStack() as held:
         for lock in (workspace.state_dir / "distill").glob("*/.flock"):
@@ -55,7 +56,7 @@ def nothing_distilled(workspace: Workspace) -> Generator[None]:
                 held.enter_context(exclusive(lock, wait=False))
             except BlockingIOError as error:
                 raise DistillError(
-                    f"Slot {lock.parent.name!r} is being distilled; wait for it, or stop it: its data may be that person's."
+                    f"Slot {lock.parent.name!r} is being distilled or relabelled; wait for it, or stop it: its data may be that person's."
                 ) from error
         yield
 
@@ -87,12 +88,12 @@ def traces_of(workspace: Workspace, vault: SealedVault, person: str) -> Traces:
     trained = {name for use in uses for name in use.specialists}
     known = {data.sha256 for _, data in datasets}
     for path in (workspace.state_dir / "distill").glob(f"*/*/{MARK}"):
-        known.add(json.loads(path.read_text("utf-8"))["dataset_sha256"])
+        known |= _marked(path.parent)
     live = {name: entry for name, entry in lock.specialists.items() if entry.withdrawn is None}
     return Traces(
         vault.knows(person),
         spans,
-        [use.dataset.parent for use in uses],
+        list(dict.fromkeys(use.dataset.parent for use in uses)),
         [name for name in live if name in trained],
         [name for name, entry in live.items() if entry.dataset_sha256 not in known],
     )
@@ -146,8 +147,10 @@ def forget(
         The specialists that were active and are not any more.
 
     Raises:
+        UserError: what durable runs keep is in a database of the user's; nothing was done then.
         HeteroError: the keys cannot be destroyed.
     """
+    delete_runs(workspace)
     today = datetime.now(UTC).date().isoformat()
     withdrawn = [name for name in found.specialists if name not in keep]
     for name in withdrawn:
@@ -156,20 +159,27 @@ def forget(
     demoted = (
         workspace.withdraw(withdrawn, f"it was trained on data that was forgotten on {today}") if withdrawn else []
     )
+    stored = list(stored_datasets(workspace))
     for folder in found.datasets:
-        data = folder / "dataset.json"
-        mark = {"dataset_sha256": Dataset.from_json(data.read_text("utf-8")).sha256, "forgotten": today}
+        files = {path: data.sha256 for path, data in stored if path.parent == folder}
+        mark = {"datasets": sorted({*_marked(folder), *files.values()}), "forgotten": today}
         write_atomically(folder / MARK, json.dumps(mark).encode())
         for path in folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name not in (MARK, data.name):
+            elif path.name != MARK and path not in files:
                 path.unlink()
         (folder.parent / VERDICTS).unlink(
             missing_ok=True
         )  # hashes of what was compared, by which a guess could be checked
-        data.unlink()  # last: by it an interrupted forgetting is found again
+        for path in files:  # last: by them an interrupted forgetting is found again
+            path.unlink()
     empty_cache(workspace)
-    delete_runs(workspace)
     vault.forget(person)
     return demoted
+
+
+def _marked(folder: Path) -> set[Sha256]:
+    """Hashes of the data sets that lay in a folder and were forgotten."""
+    mark = folder / MARK
+    return set(json.loads(mark.read_text("utf-8"))["datasets"]) if mark.is_file() else set()

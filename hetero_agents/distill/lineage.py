@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..bindings import Specialist, SpecialistId, Workspace
-from ..bindings.lock import Lock
-from ..contract import Sha256
+from ..bindings.lock import Lock, write_atomically
+from ..contract import Sha256, sha256_of
 from ..engines.catalog import verified_sha256
 from ..errors import DistillError, UnknownNameError
 from .curate import Dataset, Example, Part
+
+DATASET = "dataset.json"
+"""In the folder of a training or of answers, the data set that it was last done with; others before it stand as `dataset-HASH.json` beside it."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +114,12 @@ def route_of(lock: Lock, specialist_id: SpecialistId) -> str:
 
 
 def stored_datasets(workspace: Workspace) -> Iterator[tuple[Path, Dataset]]:
-    """Give the data sets of all slots that lie in a workspace, with their files.
+    """Give the data sets of all slots that lie in a workspace, with their files; of one folder there may be several.
 
     Raises:
         DistillError: one is broken.
     """
-    for path in sorted((workspace.state_dir / "distill").glob("*/*/dataset.json")):
+    for path in sorted((workspace.state_dir / "distill").glob(f"*/*/{Path(DATASET).stem}*.json")):
         try:
             text = path.read_text("utf-8")
         except FileNotFoundError:  # forgotten at this moment
@@ -125,6 +129,14 @@ def stored_datasets(workspace: Workspace) -> Iterator[tuple[Path, Dataset]]:
         except (ValueError, KeyError, TypeError) as error:
             raise DistillError(f"The data set {path} is broken; delete its folder, and distill again.") from error
         yield path, dataset
+
+
+def keep_dataset(folder: Path, dataset: Dataset) -> None:
+    """Write a folder's data set; another that stands there is kept: what was measured on it, and answers to its calls, are still there."""
+    file, text = folder / DATASET, dataset.to_json()
+    if file.is_file() and (before := file.read_text("utf-8")) != text:
+        os.replace(file, folder / f"{file.stem}-{sha256_of(before)[:8]}.json")
+    write_atomically(file, text.encode())
 
 
 def _made(dataset: Path, entry: Specialist) -> bool:

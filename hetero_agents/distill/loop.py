@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from filecmp import cmpfiles
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,14 +99,25 @@ async def distill(
         DistillError: no usable data, or too little; or the recipe remembers secrets of this data.
         ConfigError: the base is not one that can be trained and served.
     """
-    lock = app.workspace.ensure_state_dir() / "distill" / slot.id / ".flock"
-    try:
-        with exclusive(lock, wait=False):
-            return await _distill(app, slot, base, candidates, recipe or Recipe(), canaries, progress)
-    except BlockingIOError as error:
-        raise DistillError(
-            f"Slot {slot.id!r} is being distilled by another process; wait for it, or stop it: nothing of it is lost."
-        ) from error
+    with alone_with_data(app, slot):
+        return await _distill(app, slot, base, candidates, recipe or Recipe(), canaries, progress)
+
+
+@contextmanager
+def alone_with_data(app: App, slot: Slot[..., Any]) -> Generator[None]:
+    """Keep all others from a slot's data meanwhile, `hetero forget` too: what was read of it is in memory.
+
+    Raises:
+        DistillError: another process works with it.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(exclusive(app.workspace.ensure_state_dir() / "distill" / slot.id / ".flock", wait=False))
+        except BlockingIOError as error:
+            raise DistillError(
+                f"Slot {slot.id!r} is being distilled or relabelled by another process; wait for it, or stop it: nothing of it is lost."
+            ) from error
+        yield
 
 
 async def _distill(
@@ -148,15 +161,16 @@ async def _distill(
         specialist = before.model_copy(update={"exposure": specialist.exposure or before.exposure})
         if specialist != before:
             app.workspace.add_specialist(existing, specialist)
-    else:
-        home = app.workspace.root / "specialists" / specialist_id
-        _copy_whole(made.folder / "adapter", home)
-        specialist = specialist.model_copy(update={"adapter": str(home.relative_to(app.workspace.root))})
+        _copy_whole(made.folder / "adapter", app.workspace.root / specialist.adapter)
     answers = contest(app, slot, dataset, bases[0].config, specialist_id, specialist, made.folder, progress)
     predictions = await compare.values(in_order([p async for p in answers], dataset.parts["test"]))
     if not existing:
         agreement = await compare.agreement([p for p in predictions if p.phase == "teacher"])
-        specialist = specialist.model_copy(update={"scores": scores_of(predictions), "judge_agreement": agreement})
+        # Not before: what is copied and stands in no lock is nobody's to forget.
+        home = app.workspace.root / "specialists" / specialist_id
+        _copy_whole(made.folder / "adapter", home)
+        known = {"adapter": str(home.relative_to(app.workspace.root)), "scores": scores_of(predictions)}
+        specialist = specialist.model_copy(update={**known, "judge_agreement": agreement})
         app.workspace.add_specialist(specialist_id, specialist)
     mine = [p for p in predictions if p.phase == "specialist"]
     bins: list[Bin] = []
@@ -204,18 +218,19 @@ async def certify_cache(app: App, slot: Slot[..., Any], *, progress: Progress) -
 
     Raises:
         ConfigError: the slot has no cache by meaning or no error budget.
-        DistillError: no usable data, or too little; or no parameter of the slot is free text.
+        DistillError: no usable data, or too little; no parameter of the slot is free text; or another process works with its data.
         EngineError: there are no embeddings.
     """
     check_cache(app, slot)
     contract = slot.contract
     compare = await comparator_of(app, slot)
-    made = await certify_caches(app, slot, curated(app, slot), compare, progress, [None])
-    binding = app.binding(slot.id, slot.tier, contract.sha256, slot.checks_sha256)
-    for name, specialist in ((binding.specialist_id, binding.specialist), (binding.coming, binding.coming_entry)):
-        if name and specialist and (found := dataset_of(app.workspace, specialist)) is not None:
-            behind = [Standing(name, specialist, found[0].parent)]
-            made += await certify_caches(app, slot, found[1], compare, progress, behind)
+    with alone_with_data(app, slot):
+        made = await certify_caches(app, slot, curated(app, slot), compare, progress, [None])
+        binding = app.binding(slot.id, slot.tier, contract.sha256, slot.checks_sha256)
+        for name, specialist in ((binding.specialist_id, binding.specialist), (binding.coming, binding.coming_entry)):
+            if name and specialist and (found := dataset_of(app.workspace, specialist)) is not None:
+                behind = [Standing(name, specialist, found[0].parent)]
+                made += await certify_caches(app, slot, found[1], compare, progress, behind)
     return made
 
 
@@ -314,6 +329,10 @@ def _existing(app: App, made: Specialist) -> SpecialistId | None:
 
 
 def _copy_whole(source: Path, target: Path) -> None:
+    """Copy a folder, unless all of it is there."""
+    _, other, missing = cmpfiles(source, target, os.listdir(source), shallow=False)
+    if not other and not missing:
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)

@@ -65,6 +65,7 @@ class LowerLayers:
             with torch.no_grad():
                 given = self._stem(**inputs, use_cache=False).last_hidden_state
             for row, states in zip(part, given, strict=True):
-                shared, *rests = states[-len(row) :].split([row.shared, *(len(s) - row.shared for s in row.samples)])
+                own = states[-len(row) :].clone()  # a view would keep the padding of all
+                shared, *rests = own.split([row.shared, *(len(s) - row.shared for s in row.samples)])
                 self._states |= {i: (shared, rest) for i, rest in zip(row.members, rests, strict=True)}
         return self._states[member]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic_ai.exceptions import ModelAPIError
 from pydantic_ai.settings import ModelSettings
 
 from ..bindings import ModelConfig, Score, Specialist, SpecialistId
@@ -89,14 +90,25 @@ async def contest(
         ]
         if matcher := await _matcher(app, contract, dataset, folder):
             contestants.append(matcher)
-    if occupant := await _occupant(app, slot, specialist_id):
-        contestants.append(Contestant(*occupant))
-    count, total = 0, len(contestants) * len(test)
+    occupant = await _occupant(app, slot, specialist_id)
+    count, total = 0, (len(contestants) + bool(occupant)) * len(test)
     for contestant in contestants:
         async for prediction in answers_of(contestant, contract, test, folder):
             count += 1
             progress(f"evaluate {contestant.phase}", count, total)
             yield prediction
+    if occupant is None:
+        return
+    found = list[Prediction]()
+    try:
+        async for prediction in answers_of(occupant, contract, test, folder):
+            found.append(prediction)
+            progress(f"evaluate {occupant.phase}", count + len(found), total)
+    except (HeteroError, ModelAPIError) as error:
+        _not_measured(slot, error)
+        return
+    for prediction in found:
+        yield prediction
 
 
 @dataclass(frozen=True)
@@ -161,15 +173,20 @@ async def _matcher(app: App, contract: Contract, dataset: Dataset, folder: Path)
     return Contestant(MATCHER, Endpoint(model, bare_json=True, matches=True))
 
 
-async def _occupant(app: App, slot: Slot[..., Any], specialist_id: SpecialistId) -> tuple[str, Endpoint] | None:
+async def _occupant(app: App, slot: Slot[..., Any], specialist_id: SpecialistId) -> Contestant | None:
     """The specialist that fills the slot now, where there is another than the new one and it can be asked."""
     try:
         link = app.chain(app.binding(slot.id, slot.tier, slot.contract.sha256, slot.checks_sha256))[0]
         if link.specialist and link.specialist != specialist_id:
-            return link.specialist, await link.open()
-    except HeteroError as error:  # it is to be replaced: what is wrong with it must not stand in the way
-        _log.warning("The specialist that fills %s now is not measured: %s", slot.id, error)
+            return Contestant(link.specialist, await link.open())
+    except HeteroError as error:
+        _not_measured(slot, error)
     return None
+
+
+def _not_measured(slot: Slot[..., Any], error: Exception) -> None:
+    """Say that the occupant cannot be asked; it is to be replaced: what is wrong with it must not stand in the way."""
+    _log.warning("The specialist that fills %s now is not measured: %s", slot.id, error)
 
 
 def shots_of(contract: Contract, train: Sequence[Example]) -> Sequence[Example]:

@@ -30,7 +30,7 @@ from ..routing import CheckBroke, Terms, hold, spending
 from ..slots import App, Slot
 from ..spans import Feedback, SlotCall, calls_of
 from .curate import why_not
-from .loop import check_learnt
+from .loop import alone_with_data, check_learnt
 from .specialise import Progress
 
 AT_ONCE = 8
@@ -70,7 +70,7 @@ async def relabel(app: App, slot: Slot[..., Any], by: str, *, progress: Progress
 
     Raises:
         ConfigError: there is no such model, its terms do not allow training, or it is an answer key.
-        DistillError: the slot talks to a human, or takes what is not text; a check failed itself.
+        DistillError: the slot talks to a human, or takes what is not text; a check failed itself; another process works with its data.
         EngineError: the model cannot be run.
         MissingExtraError: `[relabel]` is not installed.
     """
@@ -88,9 +88,16 @@ async def relabel(app: App, slot: Slot[..., Any], by: str, *, progress: Progress
     if endpoint.keyed:
         raise ConfigError(f"{by!r} is an answer key, which knows recorded answers alone; name a model.")
     asker = _Asker(slot, endpoint, Terms.of(by, config, entry.timeout), entry.timeout)
+    with alone_with_data(app, slot):
+        return await _label_all(app, slot, by, asker, entry.hci is False, progress)
+
+
+async def _label_all(
+    app: App, slot: Slot[..., Any], by: str, asker: _Asker, hci_allowed: bool, progress: Progress
+) -> Relabelled:
     app.tracing.flush()
     calls = calls_of(app.vault, slot.id, unanswered=True)
-    missing = unlabelled(calls, slot.contract, hci_allowed=entry.hci is False)
+    missing = unlabelled(calls, slot.contract, hci_allowed=hci_allowed)
     labelled, failed, stopped = 0, Counter[str](), None
     waiting = iter(missing)
 

@@ -18,7 +18,7 @@ from ..engines.catalog import Weights
 from ..errors import DistillError
 from .canaries import Attack, Canary, Exposure, Leak, exposure, plant, shadows_for
 from .curate import Dataset, Example, balanced
-from .evaluate import append_lines
+from .evaluate import append_lines, read_lines
 from .recipe import Recipe
 from .specialise import Progress, job_of
 from .worker import attack_aside, train_aside
@@ -50,18 +50,14 @@ async def exposure_of(
         progress: called as steps go on.
 
     Raises:
-        DistillError: no example can hold a canary, or a training cannot be done.
+        DistillError: no example can hold a canary, none fits into `max_length`, or a training cannot be done.
     """
     _clear(folder)
     train = dataset.parts["train"]
     shadows, each = shadows_for(count, len(train))
     kept, leaks, seconds = folder / "canaries.jsonl", list[Leak](), 0.0
     known: dict[tuple[int, int], dict[str, Any]] = {}
-    for text in kept.read_text("utf-8").splitlines() if kept.is_file() else ():
-        try:
-            line = json.loads(text)
-        except ValueError:  # cut short by a kill
-            continue
+    for line in read_lines(kept):
         known[line["shadow"], line["planted"]] = line
     for shadow in range(1, shadows + 1):
         planted = min(each, count - (shadow - 1) * each)
@@ -76,6 +72,8 @@ async def exposure_of(
                 file.write(json.dumps(line) + "\n")
         leaks += [Leak(**leak) for leak in known[shadow, planted]["leaks"]]
         seconds += known[shadow, planted]["seconds"]
+    if not leaks:
+        raise DistillError(f"No planted secret fits into {recipe.max_length} tokens with its call; raise max_length.")
     return exposure(leaks, shadows, seconds)
 
 
@@ -110,7 +108,7 @@ async def _shadow(
         started = time.monotonic()
         job = job_of(contract, replace(dataset, parts=part), weights, how, Path(place), teacher)
         await train_aside(job, lambda done, total: progress(f"{said}: train", done, total))
-        attack = Attack(weights, Path(place) / "adapter", recipe.whole, canaries, seed)
+        attack = Attack(weights, Path(place) / "adapter", recipe.whole, canaries, recipe.max_length, seed)
         leaks = await attack_aside(attack, lambda done, total: progress(f"{said}: attack", done, total))
     return leaks, round(time.monotonic() - started, 1)
 

@@ -22,6 +22,7 @@ from ..errors import ConfigError, UnknownNameError
 from ..slots import App
 from .base import Text, call_text, chat_of
 from .curate import Dataset, Example, Part, balanced, with_varied_options
+from .lineage import keep_dataset
 from .matcher import HOW, fit_matcher
 from .recipe import Recipe
 from .teacher import TEACHER
@@ -191,7 +192,7 @@ def folder_of(app: App, contract: Contract, dataset: Dataset, what: Sequence[Any
     """
     folder = app.workspace.ensure_state_dir() / "distill" / contract.slot / sha256_of(what)[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "dataset.json", dataset.to_json().encode())
+    keep_dataset(folder, dataset)
     return folder
 
 

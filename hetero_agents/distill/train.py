@@ -131,6 +131,7 @@ class _Training:
         self.started = time.monotonic()
         recipe, folder = job.recipe, job.folder
         self.recipe, self.folder, self.checkpoint_seconds = recipe, folder, job.checkpoint_seconds
+        self.base = job.weights.name
         self.device = torch_device()
         model, tokenizer = load_base(job.weights, load_in_4bit=recipe.load_in_4bit)
         self.pad: int = tokenizer.pad_token_id
@@ -300,7 +301,7 @@ class _Training:
     def _continue(self) -> None:
         import torch
 
-        state = torch.load(self.checkpoint, weights_only=True)
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         self._load(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best, self.done, self.spent = state["best"], state["done"], state["seconds"]
@@ -321,7 +322,10 @@ class _Training:
 
         target = self.folder / "adapter"
         if not self.recipe.whole:
+            # It goes with the project: PEFT would say where this machine keeps the base, in a model card of blanks too.
+            self.tuned.peft_config["default"].base_model_name_or_path = self.base
             self.tuned.save_pretrained(target)
+            (target / "README.md").unlink(missing_ok=True)
             return
         if self.recipe.use_dora:
             changed = {name.rpartition(".lora_")[0] for name in self.parameters if ".lora_" in name}

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ..bindings import SlotLock, Specialist, SpecialistId
 from ..bindings.workspace import uncertified
-from ..distill import distill
+from ..distill import Recipe, distill
 from ..distill.lineage import dataset_of
 from ..distill.loop import curated
 from ..distill.specialise import Progress
@@ -23,7 +23,7 @@ FRESH = 0.2
 FRESH_INPUTS = 0.05
 """The same where inputs have become others, or other specialists answer the slots before it: without some of the new kind nothing can be learnt or shown of it."""
 
-Did = Literal["moved", "waits", "trained", "nothing"]
+Did = Literal["moved", "waits", "shadowed", "trained", "nothing", "failed"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ async def iterate(app: App, slot: Slot[..., Any], *, may_train: bool = True, pro
     """Do what is to be done for a slot now, one thing.
 
     A specialist on its way, or a stopped one, is moved. Where none is on its way and the vault has enough new examples, or some and inputs
-    have become others or slots before it other specialists, another is trained and certified; one whose error budget is certified begins in the shadow.
+    have become others or slots before it other specialists, another is trained, as the last one was, and certified; one whose error budget is certified begins in the shadow.
 
     Args:
         app: the workspace.
@@ -50,7 +50,7 @@ async def iterate(app: App, slot: Slot[..., Any], *, may_train: bool = True, pro
         progress: called as it goes on.
 
     Raises:
-        ConfigError: the slot has no error budget; or another command changed the slot meanwhile.
+        ConfigError: the slot has no error budget; its last recipe is not one of this version; or another command changed the slot meanwhile.
     """
     if app.workspace.slot_config(slot.id).error_budget is None:
         raise ConfigError(f'[slots."{slot.id}"] in hetero.toml needs an error_budget, which says what is good enough.')
@@ -63,20 +63,20 @@ async def iterate(app: App, slot: Slot[..., Any], *, may_train: bool = True, pro
             return Round(slot.id, "waits", f"{found.stage}: {found.why}", found.specialist)
     name, entry = newest(app, slot)
     if name and entry and name != state.active and not app.state.stopped(name) and not _lacks(app, slot, entry):
-        return _shadowed(app, slot, state, name, entry, "it is certified, and neither active nor stopped")
+        return _shadowed(app, slot, state, name, entry, "shadowed", "it is certified, and neither active nor stopped")
     try:
         why, no_reason = await _reason_to_train(app, slot, name, entry, progress)
         if why is None or not may_train:
             told = f"{why}, but the limit of training time is reached" if why else no_reason
             return Round(slot.id, "nothing", told, state.active)
-        made = await distill(app, slot, progress=progress)
+        made = await distill(app, slot, **_as_before(app, slot), progress=progress)
     except DistillError as error:
         return Round(slot.id, "nothing", str(error))
     seconds = 0.0 if made.reused else made.specialist.train_seconds
     lacks = _lacks(app, slot, made.specialist)
     if lacks or made.specialist_id == state.active or app.state.stopped(made.specialist_id):
         return Round(slot.id, "trained", f"{why}; {lacks or 'it is what there was'}", made.specialist_id, seconds)
-    return _shadowed(app, slot, state, made.specialist_id, made.specialist, why, seconds)
+    return _shadowed(app, slot, state, made.specialist_id, made.specialist, "trained", why, seconds)
 
 
 def _shadowed(
@@ -85,6 +85,7 @@ def _shadowed(
     state: SlotLock,
     name: SpecialistId,
     entry: Specialist,
+    did: Did,
     why: str,
     seconds: float = 0.0,
 ) -> Round:
@@ -92,9 +93,21 @@ def _shadowed(
     app.workspace.activate(slot.id, name, "shadow", expected=state)
     app.state.forget(name)
     kept = entry.certificate.share.score if entry.certificate else 0.0
-    return Round(
-        slot.id, "trained", f"{why}; {kept:.0%} of held-out calls kept: it begins in the shadow", name, seconds
-    )
+    return Round(slot.id, did, f"{why}; {kept:.0%} of held-out calls kept: it begins in the shadow", name, seconds)
+
+
+def _as_before(app: App, slot: Slot[..., Any]) -> dict[str, Any]:
+    """How a slot's next specialist is made: as its last one was, on the same base, by the same recipe, attacked as it was."""
+    last = next(reversed(app.workspace.lock.of_slot(slot.id).values()), None)
+    if last is None:
+        return {}
+    names = (name for name, model in app.workspace.config.models.items() if model.model == last.base)
+    tested = last.exposure or {}
+    return {
+        "base": next(names, None),
+        "recipe": None if last.matcher else Recipe.load(**last.recipe),
+        "canaries": int(tested.get("canaries", 0) + tested.get("in_inputs", 0)),
+    }
 
 
 def _lacks(app: App, slot: Slot[..., Any], entry: Specialist) -> str | None:

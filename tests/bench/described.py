@@ -104,13 +104,13 @@ def silent(step: str, done: int, total: int) -> None:
     """Say nothing of how far a step is."""
 
 
-async def measure(app: App, demo: Path, name: str, described: Described, base_name: str) -> None:
+async def measure(app: App, demo: Path, name: str, described: Described, base_name: str, recipe: Recipe) -> None:
     """Train, let everybody answer, and print."""
     items, declared = load_items(), described.slot
     file = max((demo / ".hetero" / "distill" / name).glob("*/dataset.json"), key=lambda f: f.stat().st_mtime)
     data = Dataset.from_json(file.read_text("utf-8"))
     data = replace(data, parts={part: list(map(described.told, examples)) for part, examples in data.parts.items()})
-    base, recipe, title = base_of(app, base_name), described.recipes[base_name], f"{name} on {base_name}"
+    base, title = base_of(app, base_name), f"{name} on {base_name}"
     made = await specialise(app, declared.contract, data, base, recipe, silent)
     specialist_id = SpecialistId(f"{declared.id}@1")
     print(f"{title}: {made.trained.examples} taught in {made.trained.seconds:.0f} s, {made.trained.left_out} too long")
@@ -179,6 +179,7 @@ def main() -> None:
     bases = sorted({base for described in measured.values() for base in described.recipes})
     parser.add_argument("--slots", nargs="+", choices=list(measured), default=list(measured))
     parser.add_argument("--bases", nargs="+", choices=bases, default=bases)
+    parser.add_argument("--seed", type=int, default=0, help="of the trainings")
     asked = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     toml = (asked.demo / "hetero.toml").read_text("utf-8")
@@ -187,9 +188,10 @@ def main() -> None:
     before = registry.use(app)
     try:
         for name in asked.slots:
-            for base_name in measured[name].recipes:
+            for base_name, recipe in measured[name].recipes.items():
                 if base_name in asked.bases:
-                    asyncio.run(measure(app, asked.demo, name, measured[name], base_name))
+                    how = replace(recipe, seed=asked.seed)
+                    asyncio.run(measure(app, asked.demo, name, measured[name], base_name, how))
     finally:
         registry.use(before)
         app.close()
