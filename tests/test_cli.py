@@ -230,6 +230,14 @@ def test_a_model_that_cannot_be_used_is_one_sentence(desk: Hetero, tmp_path: Pat
     assert desk("run", "clidesk.classify", "x").sentence.startswith("The model 'nowhere:model' cannot be used")
 
 
+def test_a_key_that_is_missing_is_named(desk: Hetero, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    write_workspace(tmp_path, TOML.replace('"test"', '"openai:gpt-5.2"'))
+    sentence = desk("run", "clidesk.classify", "x").sentence
+    assert sentence.startswith("The model 'openai:gpt-5.2' needs OPENAI_API_KEY in the environment")
+    assert "Agent(" not in sentence
+
+
 # -- traces ----------------------------------------------------------------------------------------
 
 

@@ -29,7 +29,8 @@ _TOML = """\
 modules = ["{module}"]
 
 [models]
-# Any pydantic-ai model id. Say train_on_outputs = true only if the model's terms allow training on its outputs.
+# Any pydantic-ai model id. Say train_on_outputs = true only if the model's terms allow training on its outputs;
+# answers that come while it is false are not learnt from.
 big = {{ model = "{llm}", train_on_outputs = false{more} }}
 small = "local:smollm2-135m-instruct"
 matcher = "local:all-minilm-l6-v2" # chooses where answers are few and known; `hetero distill SLOT --candidates auto` tries both

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -278,6 +279,12 @@ def _known_model(model_id: str) -> Model:
     try:
         return infer_model(model_id, provider_factory=_retrying_provider)
     except (PydanticAIUserError, ValueError, ImportError) as error:
+        if key := re.search(
+            r"`(\w+)` environment variable", str(error)
+        ):  # pydantic-ai goes on with what is done in code
+            raise ConfigError(
+                f"The model {model_id!r} needs {key[1]} in the environment; set it, or name another model in hetero.toml."
+            ) from error
         raise ConfigError(f"The model {model_id!r} cannot be used: {error}") from error
 
 
