@@ -72,6 +72,10 @@ def test_a_missing_file_is_one_sentence_that_says_what_writes_one(tmp_path: Path
             "[slots.desk.classify]\nerror_budget = 0.1\n",
             ': a slot\'s id stands in quotes: write [slots."desk.classify"].',
         ),
+        (
+            '[slots."a.b".privacy]\ncontent = "raw"\n',
+            ": the key 'slots.a.b.privacy' does not exist (there is",
+        ),
         ('[tiers]\nmedium = { model = "x" }\n', ": there is no tier 'medium'; the tiers are llm and slm."),
         ('[slots."a.b"]\ncost = 0.5\n', ": 'slots.a.b' is wrong: cost goes with error_budget."),
         (

@@ -172,9 +172,10 @@ def test_run_asks_for_what_is_missing_and_takes_no_two_kinds_of_input(desk: Hete
 
 
 def test_an_entry_of_no_slot_is_said(desk: Hetero, tmp_path: Path) -> None:
-    write_workspace(tmp_path, TOML + '[slots."clidesk.clasify"]\nerror_budget = 0.1\n')
+    agent = '[slots."helper"]\nmodel = "big"\n'
+    write_workspace(tmp_path, TOML + agent + '[slots."clidesk.clasify"]\nerror_budget = 0.1\n')
     done = desk("slots")
-    assert done.code == 0
+    assert done.code == 0 and done.err.count("is of no slot") == 1
     assert done.err.startswith('[slots."clidesk.clasify"] in hetero.toml is of no slot that the modules')
     assert "did you mean 'clidesk.classify'" in done.err
 

@@ -150,18 +150,6 @@ def test_the_same_data_and_recipe_are_not_distilled_twice(loop: Loop) -> None:
     assert sha256_of_file(served) == loop.made.specialist.gguf_sha256, "what is missing is there again"
 
 
-def test_a_distillation_that_ends_before_its_end_leaves_nothing_beside_the_lock(
-    loop: Loop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*arguments: object) -> None:
-        raise EngineError("It died.")
-
-    monkeypatch.setattr("hetero_agents.distill.loop.contest", broken)
-    with pytest.raises(EngineError, match="It died"):
-        asyncio.run(distill(loop.app, choose, base="matcher", progress=silent))
-    assert {path.name for path in (loop.app.workspace.root / "specialists").iterdir()} == {loop.made.specialist_id}
-
-
 def test_a_slot_is_distilled_by_one_process_at_a_time(loop: Loop) -> None:
     folder = loop.app.workspace.state_dir / "distill" / choose.id
     with (
@@ -502,6 +490,21 @@ def test_a_matcher_is_fitted_measured_and_served_as_a_specialist_is(loop: Loop) 
         update_lock(app.workspace.lock_path, lambda _: before)
     assert (answered.output, answered.model, answered.route.decision) == (given.output, made.specialist_id, "kept")
     assert "matcher" in loop.made.specialist.scores, "it stands beside the one that writes, too"
+
+
+def test_a_distillation_that_ends_before_its_end_leaves_nothing_beside_the_lock(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise EngineError("It died.")
+
+    shipped = loop.app.workspace.root / "specialists"
+    before = set(shipped.iterdir())
+    monkeypatch.setattr("hetero_agents.distill.loop.contest", broken)
+    monkeypatch.setattr("hetero_agents.distill.specialise.HOW", {"another": "way"})  # a matcher that is not there yet
+    with pytest.raises(EngineError, match="It died"):
+        asyncio.run(distill(loop.app, choose, base="matcher", progress=silent))
+    assert set(shipped.iterdir()) == before
 
 
 def test_a_bake_off_drops_what_is_worst_and_trains_the_others(

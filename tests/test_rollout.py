@@ -896,11 +896,12 @@ def test_a_round_trains_as_the_last_time(open_app: OpenApp, monkeypatch: pytest.
 
     monkeypatch.setattr(iterating, "distill", distill)
     for number, more in enumerate(
-        ({"recipe": asdict(recipe), "exposure": {"canaries": 20, "in_inputs": 5}}, {"matcher": True, "recipe": HOW}), 2
+        ({"recipe": asdict(recipe), "exposure": {"canaries": 20, "asked": 25}}, {"matcher": True, "recipe": HOW}), 2
     ):
         app.workspace.add_specialist(SpecialistId(f"{ID}@{number}"), last.model_copy(update=more))
         app.state.stop(SpecialistId(f"{ID}@{number}"), "it was rolled back by hand")
-        assert rounds(app, name).why == "Enough."
+        done = rounds(app, name)
+        assert (done.did, done.why) == ("failed", "Enough.")
     assert given == [
         {"base": "small", "recipe": recipe, "canaries": 25},
         {"base": "small", "recipe": None, "canaries": 0},

@@ -267,7 +267,7 @@ def _sentence(error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         parents, key = first["loc"][:-1], str(first["loc"][-1])
-        if parents[:1] == ("slots",) and isinstance(first["input"], dict):
+        if parents[:1] == ("slots",) and "." not in str(parents[1]) and isinstance(first["input"], dict):
             return f'a slot\'s id stands in quotes: write [slots."{".".join(map(str, first["loc"][1:]))}"].'
         return f"the key {place!r} does not exist{did_you_mean(key, _known_keys(parents))}."
     if first["type"] == "literal_error" and first["loc"][0] == "tiers":

@@ -68,8 +68,8 @@ def open_app(*, modules: bool = True) -> App:
                 ) from error
         known = {*registry.slots, *registry.code_agents}
         for slot in app.workspace.config.slots:
-            if slot not in known:
-                said = f'[slots."{slot}"] in hetero.toml is of no slot that the modules of [app] declare, so it does nothing{did_you_mean(slot, known)}.'
+            if "." in slot and slot not in known:  # without one it may be an agent's, "slot:NAME", which nothing lists
+                said = f'[slots."{slot}"] in hetero.toml is of no slot that the modules of [app] declare, so no command uses it{did_you_mean(slot, known)}.'
                 err.print(said, markup=False, soft_wrap=True)
     return app
 

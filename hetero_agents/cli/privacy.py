@@ -29,10 +29,11 @@ def forget(
     as_json: Json = False,
 ) -> None:
     """Make all that was logged of a person unreadable for ever, with the data sets and specialists made from it."""
-    from ..distill.forget import delete_runs, empty_cache, nothing_distilled, traces_of
+    from ..distill.forget import check_runs_are_here, delete_runs, empty_cache, nothing_distilled, traces_of
     from ..distill.forget import forget as run
 
     app, vault = open_vault()
+    check_runs_are_here()
     with nothing_distilled(app.workspace):
         found = traces_of(app.workspace, vault, subject)
         if not found.known and not found.datasets:

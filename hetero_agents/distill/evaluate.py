@@ -264,7 +264,9 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Give the objects of a JSON-lines file, if it is there; a line cut short by a kill is left out."""
     if not path.is_file():
         return
-    with path.open(encoding="utf-8") as file:  # not `splitlines`: a text may hold what that takes for a line's end
+    with path.open(
+        encoding="utf-8", errors="replace"
+    ) as file:  # not `splitlines`: a text may hold what that takes for a line's end
         for line in file:
             try:
                 yield json.loads(line)

@@ -113,8 +113,8 @@ def empty_cache(workspace: Workspace) -> bool:
     return True
 
 
-def delete_runs(workspace: Workspace) -> bool:
-    """Delete what durable runs have kept, and return whether there was any. One that goes on cannot be resumed afterwards.
+def check_runs_are_here() -> None:
+    """Check that what durable runs keep can be deleted from here.
 
     Raises:
         UserError: it is in a database of the user's.
@@ -123,6 +123,15 @@ def delete_runs(workspace: Workspace) -> bool:
         raise UserError(
             "Durable runs are kept in the database that HETERO_RUNS names, which is not emptied from here: drop it, unset HETERO_RUNS, and say it again."
         )
+
+
+def delete_runs(workspace: Workspace) -> bool:
+    """Delete what durable runs have kept, and return whether there was any. One that goes on cannot be resumed afterwards.
+
+    Raises:
+        UserError: it is in a database of the user's.
+    """
+    check_runs_are_here()
     found = list(workspace.state_dir.glob("runs.db*"))
     for path in found:
         path.unlink(missing_ok=True)
@@ -151,6 +160,8 @@ def forget(
         HeteroError: the keys cannot be destroyed.
     """
     delete_runs(workspace)
+    for part in (workspace.root / "specialists").glob(".*.part"):  # of a distillation that was killed
+        shutil.rmtree(part)
     today = datetime.now(UTC).date().isoformat()
     withdrawn = [name for name in found.specialists if name not in keep]
     for name in withdrawn:
@@ -182,4 +193,7 @@ def forget(
 def _marked(folder: Path) -> set[Sha256]:
     """Hashes of the data sets that lay in a folder and were forgotten."""
     mark = folder / MARK
-    return set(json.loads(mark.read_text("utf-8"))["datasets"]) if mark.is_file() else set()
+    if not mark.is_file():
+        return set()
+    values = json.loads(mark.read_text("utf-8"))
+    return set(values.get("datasets") or [values["dataset_sha256"]])

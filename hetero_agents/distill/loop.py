@@ -153,7 +153,7 @@ async def _distill(
         found = await exposure_of(contract, dataset, bases[0].weights, recipe, canaries, made.folder, teacher, progress)
         if found.leaks:
             raise DistillError(_refusal(slot.id, found, _existing(app, specialist)))
-        specialist = specialist.model_copy(update={"exposure": asdict(found)})
+        specialist = specialist.model_copy(update={"exposure": {**asdict(found), "asked": canaries}})
     existing = _existing(app, specialist)
     specialist_id = existing or app.workspace.lock.next_id(slot.id)
     if existing:
@@ -162,16 +162,21 @@ async def _distill(
         if specialist != before:
             app.workspace.add_specialist(existing, specialist)
         _copy_whole(made.folder / "adapter", app.workspace.root / specialist.adapter)
+    else:
+        home = app.workspace.root / "specialists" / specialist_id
+        if not specialist.base.startswith("local:"):  # a server reads it there
+            _copy_whole(made.folder / "adapter", home)
+            specialist = specialist.model_copy(update={"adapter": _from(app.workspace.root, home)})
     answers = contest(app, slot, dataset, bases[0].config, specialist_id, specialist, made.folder, progress)
     predictions = await compare.values(in_order([p async for p in answers], dataset.parts["test"]))
     if not existing:
         agreement = await compare.agreement([p for p in predictions if p.phase == "teacher"])
-        # Not before: what is copied and stands in no lock is nobody's to forget.
         home = app.workspace.root / "specialists" / specialist_id
-        _copy_whole(made.folder / "adapter", home)
-        known = {"adapter": str(home.relative_to(app.workspace.root)), "scores": scores_of(predictions)}
+        known = {"adapter": _from(app.workspace.root, home), "scores": scores_of(predictions)}
         specialist = specialist.model_copy(update={**known, "judge_agreement": agreement})
+        # In this order: a matcher's file holds answers, and what stands in no lock nobody would forget. Cut off between, the next time copies it.
         app.workspace.add_specialist(specialist_id, specialist)
+        _copy_whole(made.folder / "adapter", home)
     mine = [p for p in predictions if p.phase == "specialist"]
     bins: list[Bin] = []
     if entry.error_budget is not None:
@@ -326,6 +331,10 @@ def _existing(app: App, made: Specialist) -> SpecialistId | None:
     same = made.model_dump(exclude=own)
     entries = app.workspace.lock.of_slot(made.slot).items()
     return next((name for name, entry in entries if entry.model_dump(exclude=own) == same), None)
+
+
+def _from(root: Path, path: Path) -> str:
+    return str(path.relative_to(root))
 
 
 def _copy_whole(source: Path, target: Path) -> None:

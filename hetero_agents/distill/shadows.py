@@ -58,7 +58,8 @@ async def exposure_of(
     kept, leaks, seconds = folder / "canaries.jsonl", list[Leak](), 0.0
     known: dict[tuple[int, int], dict[str, Any]] = {}
     for line in read_lines(kept):
-        known[line["shadow"], line["planted"]] = line
+        if all("told" in leak for leak in line["leaks"]):
+            known[line["shadow"], line["planted"]] = line
     for shadow in range(1, shadows + 1):
         planted = min(each, count - (shadow - 1) * each)
         if (shadow, planted) not in known:

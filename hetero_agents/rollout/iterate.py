@@ -69,10 +69,16 @@ async def iterate(app: App, slot: Slot[..., Any], *, may_train: bool = True, pro
         if why is None or not may_train:
             told = f"{why}, but the limit of training time is reached" if why else no_reason
             return Round(slot.id, "nothing", told, state.active)
-        made = await distill(app, slot, **_as_before(app, slot), progress=progress)
-    except DistillError as error:
+    except DistillError as error:  # too few examples, say
         return Round(slot.id, "nothing", str(error))
+    how = _as_before(app, slot)
+    try:
+        made = await distill(app, slot, **how, progress=progress)
+    except DistillError as error:
+        return Round(slot.id, "failed", str(error))
     seconds = 0.0 if made.reused else made.specialist.train_seconds
+    if how.get("canaries"):
+        seconds += (made.specialist.exposure or {}).get("seconds", 0.0)
     lacks = _lacks(app, slot, made.specialist)
     if lacks or made.specialist_id == state.active or app.state.stopped(made.specialist_id):
         return Round(slot.id, "trained", f"{why}; {lacks or 'it is what there was'}", made.specialist_id, seconds)
@@ -102,11 +108,10 @@ def _as_before(app: App, slot: Slot[..., Any]) -> dict[str, Any]:
     if last is None:
         return {}
     names = (name for name, model in app.workspace.config.models.items() if model.model == last.base)
-    tested = last.exposure or {}
     return {
         "base": next(names, None),
         "recipe": None if last.matcher else Recipe.load(**last.recipe),
-        "canaries": int(tested.get("canaries", 0) + tested.get("in_inputs", 0)),
+        "canaries": int((last.exposure or {}).get("asked", 0)),
     }
 
 
