@@ -286,8 +286,8 @@ def _known_keys(parents: tuple[str | int, ...]) -> list[str]:
         "privacy": PrivacyConfig,
         "vault": VaultConfig,
         "selection": SelectionConfig,
-        "price": Price,
     }
-    # The innermost that has a form: a model's price before the model.
-    form = next((forms[str(part)] for part in reversed(parents) if part in forms), Config)
+    form = forms.get(str(parents[0]), Config) if parents else Config
+    if form is ModelConfig and parents[2:] == ("price",):
+        form = Price
     return list(form.model_fields)

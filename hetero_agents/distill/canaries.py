@@ -215,9 +215,8 @@ def attack(job: Attack, progress: Callable[[int, int], None]) -> list[Leak]:
     model.eval()
     dice, found = random.Random(f"attack {job.seed}"), list[Leak]()
     torch.manual_seed(job.seed)
-    for number, canary in enumerate(job.canaries, 1):
-        if len(sample_of(tokenizer, job.weights, *canary.taught)) > job.max_length:
-            continue
+    taught = [c for c in job.canaries if len(sample_of(tokenizer, job.weights, *c.taught)) <= job.max_length]
+    for number, canary in enumerate(taught, 1):
         text = prompt_text(tokenizer, canary.prefix)
         text = text.partition(canary.secret)[0] if canary.answer is None else text + canary.answer
         # As in training: a baked prompt begins as the tokenizer has it, a chat as its template has it.
@@ -232,7 +231,7 @@ def attack(job: Attack, progress: Callable[[int, int], None]) -> list[Leak]:
         digits = ["".join(filter(str.isdigit, words)) for words in said]
         extracted = any(canary.secret in words for words in digits)
         found.append(Leak(rank, extracted, canary.answer is not None))
-        progress(number, len(job.canaries))
+        progress(number, len(taught))
     return found
 
 

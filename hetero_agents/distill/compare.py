@@ -28,7 +28,7 @@ from ..errors import ConfigError, DistillError
 from ..routing import agrees
 from ..slots.slot import source_of
 from .curate import VERDICTS
-from .evaluate import Prediction, append_lines, leaves
+from .evaluate import Prediction, append_lines, leaves, read_lines
 from .intervals import wilson
 
 JUDGED_PAIRS = 20
@@ -91,13 +91,8 @@ class Judge(LLMJudge):
 
     def __post_init__(self) -> None:
         """Read what was said before."""
-        if self.remembered is not None and self.remembered.is_file():
-            for line in self.remembered.read_text("utf-8").splitlines():
-                try:
-                    key, value = json.loads(line)
-                except ValueError:  # cut short by a kill
-                    continue
-                self._found[key] = value
+        if self.remembered is not None:
+            self._found |= dict(read_lines(self.remembered))
 
     async def evaluate(self, ctx: EvaluatorContext[Any, Any, Any]) -> float:
         """Return 1.0 where the judge lets the answer pass, else 0.0."""

@@ -260,14 +260,12 @@ def read_predictions(path: Path) -> dict[tuple[str, Sha256], Prediction]:
     return found
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Give the objects of a JSON-lines file, if it is there; a line cut short by a kill is left out."""
+def read_lines(path: Path) -> Iterator[Any]:
+    """Give the values of a JSON-lines file, if it is there; a line cut short by a kill is left out."""
     if not path.is_file():
         return
-    with path.open(
-        encoding="utf-8", errors="replace"
-    ) as file:  # not `splitlines`: a text may hold what that takes for a line's end
-        for line in file:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:  # not `splitlines`: a text may hold what that takes for a line's end
             try:
                 yield json.loads(line)
             except ValueError:

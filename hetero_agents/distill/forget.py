@@ -196,4 +196,4 @@ def _marked(folder: Path) -> set[Sha256]:
     if not mark.is_file():
         return set()
     values = json.loads(mark.read_text("utf-8"))
-    return set(values.get("datasets") or [values["dataset_sha256"]])
+    return set(values.get("datasets") or [values["dataset_sha256"]])  # of one alone in marks before 2026-11-30

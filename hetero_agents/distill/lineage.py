@@ -119,7 +119,7 @@ def stored_datasets(workspace: Workspace) -> Iterator[tuple[Path, Dataset]]:
     Raises:
         DistillError: one is broken.
     """
-    for path in sorted((workspace.state_dir / "distill").glob(f"*/*/{Path(DATASET).stem}*.json")):
+    for path in sorted((workspace.state_dir / "distill").glob("*/*/dataset*.json")):
         try:
             text = path.read_text("utf-8")
         except FileNotFoundError:  # forgotten at this moment

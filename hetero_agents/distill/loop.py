@@ -156,24 +156,23 @@ async def _distill(
         specialist = specialist.model_copy(update={"exposure": {**asdict(found), "asked": canaries}})
     existing = _existing(app, specialist)
     specialist_id = existing or app.workspace.lock.next_id(slot.id)
+    shipped = {"adapter": f"specialists/{specialist_id}"}
+    home = app.workspace.root / shipped["adapter"]
     if existing:
         before = app.workspace.lock.specialists[existing]
         specialist = before.model_copy(update={"exposure": specialist.exposure or before.exposure})
         if specialist != before:
             app.workspace.add_specialist(existing, specialist)
-        _copy_whole(made.folder / "adapter", app.workspace.root / specialist.adapter)
-    else:
-        home = app.workspace.root / "specialists" / specialist_id
-        if not specialist.base.startswith("local:"):  # a server reads it there
-            _copy_whole(made.folder / "adapter", home)
-            specialist = specialist.model_copy(update={"adapter": _from(app.workspace.root, home)})
+        _copy_whole(made.folder / "adapter", home)
+    elif not specialist.base.startswith("local:"):  # a server reads it there
+        _copy_whole(made.folder / "adapter", home)
+        specialist = specialist.model_copy(update=shipped)
     answers = contest(app, slot, dataset, bases[0].config, specialist_id, specialist, made.folder, progress)
     predictions = await compare.values(in_order([p async for p in answers], dataset.parts["test"]))
     if not existing:
         agreement = await compare.agreement([p for p in predictions if p.phase == "teacher"])
-        home = app.workspace.root / "specialists" / specialist_id
-        known = {"adapter": _from(app.workspace.root, home), "scores": scores_of(predictions)}
-        specialist = specialist.model_copy(update={**known, "judge_agreement": agreement})
+        measured = {"scores": scores_of(predictions), "judge_agreement": agreement}
+        specialist = specialist.model_copy(update={**shipped, **measured})
         # In this order: a matcher's file holds answers, and what stands in no lock nobody would forget. Cut off between, the next time copies it.
         app.workspace.add_specialist(specialist_id, specialist)
         _copy_whole(made.folder / "adapter", home)
@@ -331,10 +330,6 @@ def _existing(app: App, made: Specialist) -> SpecialistId | None:
     same = made.model_dump(exclude=own)
     entries = app.workspace.lock.of_slot(made.slot).items()
     return next((name for name, entry in entries if entry.model_dump(exclude=own) == same), None)
-
-
-def _from(root: Path, path: Path) -> str:
-    return str(path.relative_to(root))
 
 
 def _copy_whole(source: Path, target: Path) -> None:

@@ -58,7 +58,7 @@ async def exposure_of(
     kept, leaks, seconds = folder / "canaries.jsonl", list[Leak](), 0.0
     known: dict[tuple[int, int], dict[str, Any]] = {}
     for line in read_lines(kept):
-        if all("told" in leak for leak in line["leaks"]):
+        if all("told" in leak for leak in line["leaks"]):  # before 2026-11-30 nobody noted where they stood
             known[line["shadow"], line["planted"]] = line
     for shadow in range(1, shadows + 1):
         planted = min(each, count - (shadow - 1) * each)

@@ -322,11 +322,10 @@ class _Training:
 
         target = self.folder / "adapter"
         if not self.recipe.whole:
-            # It goes with the project: PEFT would say where this machine keeps the base, in a model card of blanks too.
+            # It goes with the project: PEFT would say where this machine keeps the base, in a model card of blanks too,
+            # and ask a hub whether the embeddings, which nobody trained, are to be saved.
             self.tuned.peft_config["default"].base_model_name_or_path = self.base
-            self.tuned.save_pretrained(
-                target, save_embedding_layers=False
-            )  # to see whether they are others it would ask a hub
+            self.tuned.save_pretrained(target, save_embedding_layers=False)
             (target / "README.md").unlink(missing_ok=True)
             return
         if self.recipe.use_dora:

@@ -279,9 +279,8 @@ def _known_model(model_id: str) -> Model:
     try:
         return infer_model(model_id, provider_factory=_retrying_provider)
     except (PydanticAIUserError, ValueError, ImportError) as error:
-        if key := re.search(
-            r"`(\w+)` environment variable", str(error)
-        ):  # pydantic-ai goes on with what is done in code
+        # pydantic-ai goes on with what is done in code.
+        if key := re.search(r"`(\w+)` environment variable", str(error)):
             raise ConfigError(
                 f"The model {model_id!r} needs {key[1]} in the environment; set it, or name another model in hetero.toml."
             ) from error

@@ -71,14 +71,12 @@ async def iterate(app: App, slot: Slot[..., Any], *, may_train: bool = True, pro
             return Round(slot.id, "nothing", told, state.active)
     except DistillError as error:  # too few examples, say
         return Round(slot.id, "nothing", str(error))
-    how = _as_before(app, slot)
     try:
-        made = await distill(app, slot, **how, progress=progress)
+        made = await distill(app, slot, **_as_before(app, slot), progress=progress)
     except DistillError as error:
         return Round(slot.id, "failed", str(error))
-    seconds = 0.0 if made.reused else made.specialist.train_seconds
-    if how.get("canaries"):
-        seconds += (made.specialist.exposure or {}).get("seconds", 0.0)
+    shadows = (made.specialist.exposure or {}).get("seconds", 0.0)
+    seconds = 0.0 if made.reused else made.specialist.train_seconds + shadows
     lacks = _lacks(app, slot, made.specialist)
     if lacks or made.specialist_id == state.active or app.state.stopped(made.specialist_id):
         return Round(slot.id, "trained", f"{why}; {lacks or 'it is what there was'}", made.specialist_id, seconds)
