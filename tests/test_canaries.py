@@ -10,6 +10,7 @@ import pytest
 
 from examples.tool_desk.desk import choose, fill
 from hetero_agents.contract import compact_json, sha256_of
+from hetero_agents.distill import canaries
 from hetero_agents.distill.canaries import (
     CHANCE,
     MOST_EXPOSURE,
@@ -18,6 +19,7 @@ from hetero_agents.distill.canaries import (
     Canary,
     Leak,
     exposure,
+    log_probabilities,
     plant,
     shadows_for,
 )
@@ -122,6 +124,28 @@ def test_secrets_in_inputs_alone_do_not_hide_what_answers_give_away() -> None:
     assert exposure(unknown, 5, 1.0).canaries == 90, "where there are no others, they are all that can be asked"
     read = exposure([Leak(60, False, True)] * 10 + [*unknown, Leak(1, True, False)], 5, 1.0)
     assert (read.extracted, read.canaries, read.leaks) == (1, 11, True)
+
+
+def test_texts_that_are_ranked_together_are_as_likely_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 1.0}
+    model: Any = LlamaForCausalLM(LlamaConfig(vocab_size=16, **size, **heads)).eval()
+    prefix, lines = [3, 1, 4, 1, 5], [[1, 2, 3], [1, 2, 4, 5], [7], [1, 3, 3, 3], [1, 2, 3]]
+    with torch.no_grad():
+        alone: list[float] = []
+        for line in lines:
+            chances = model(input_ids=torch.tensor([[*prefix, *line]])).logits[0].log_softmax(1)
+            places = range(len(prefix) - 1, len(prefix) + len(line) - 1)
+            alone.append(sum(chances[place, token].item() for place, token in zip(places, line, strict=True)))
+        known = model(input_ids=torch.tensor([prefix[:-1]]), use_cache=True).past_key_values
+        assert log_probabilities(model, known, prefix[-1], lines) == pytest.approx(alone, abs=1e-4)
+        monkeypatch.setattr(canaries, "attends_only", lambda model: False)
+        assert log_probabilities(model, known, prefix[-1], lines) == pytest.approx(alone, abs=1e-4)
+    assert len({round(score, 2) for score in alone}) == 4
 
 
 @pytest.mark.model

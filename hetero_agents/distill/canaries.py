@@ -25,6 +25,7 @@ from ..engines.catalog import Weights
 from .base import Chat, Text, call_text, load_base, prompt_text, sample_of
 from .curate import Example
 from .intervals import Z95, wilson
+from .rows import attends_only
 
 SHARE = 0.05
 """Canaries for each example of the train part at most: more would change what is trained."""
@@ -32,9 +33,6 @@ SHARE = 0.05
 DIGITS = 8
 RANKED = 128
 """Digits among which the true ones are ranked, these included: the exposure is log2(128) = 7 bits at most."""
-
-RANKED_AT_ONCE = 64
-"""Of them that are computed together: each takes the memory of the prefix once more."""
 
 CHANCE = log2(RANKED) - fmean(log2(rank) for rank in range(1, RANKED + 1))
 """Mean exposure, in bits, of secrets that a model knows nothing of."""
@@ -225,7 +223,8 @@ def attack(job: Attack, progress: Callable[[int, int], None]) -> list[Leak]:
         with torch.no_grad():
             # All that is asked goes on from here; the last token is asked with each, and so is never alone.
             known = model(input_ids=prefix[:, :-1], use_cache=True, logits_to_keep=1).past_key_values
-            scores = _log_probabilities(model, tokenizer, known, prefix[:, -1:], [canary.secret, *others])
+            lines = [tokenizer(secret, add_special_tokens=False).input_ids for secret in (canary.secret, *others)]
+            scores = log_probabilities(model, known, int(prefix[0, -1]), lines)
             said = tokenizer.batch_decode(_continuations(model, known, prefix[:, -1:]))
         rank = 1 + sum(score > scores[0] for score in scores[1:])
         digits = ["".join(filter(str.isdigit, words)) for words in said]
@@ -235,21 +234,44 @@ def attack(job: Attack, progress: Callable[[int, int], None]) -> list[Leak]:
     return found
 
 
-def _log_probabilities(model: Any, tokenizer: Any, known: Any, last: Any, texts: Sequence[str]) -> list[float]:
-    """Log-probability of each text after the prefix: what is known of it, and its last token."""
+def log_probabilities(model: Any, known: Any, last: int, lines: Sequence[Sequence[int]]) -> list[float]:
+    """Return how likely a model holds each text after the same prefix, in nats.
+
+    Texts are computed together as a tree: what several begin with once. A model that does more than attend reads one after the other.
+
+    Args:
+        model: a causal language model of transformers.
+        known: its cache of the prefix without the last token; it stays as it is.
+        last: the prefix's last token.
+        lines: the texts' tokens.
+    """
+    together = [lines] if attends_only(model) else [[line] for line in lines]
+    return [score for part in together for score in _tree(model, known, last, [tuple(line) for line in part])]
+
+
+def _tree(model: Any, known: Any, last: int, lines: Sequence[tuple[int, ...]]) -> list[float]:
+    """The same in one row: each beginning of a line once, which sees the prefix and what it goes on from."""
     import torch
 
-    lines, scores = [tokenizer(text, add_special_tokens=False).input_ids for text in texts], list[float]()
-    for start in range(0, len(lines), RANKED_AT_ONCE):
-        tokens = lines[start : start + RANKED_AT_ONCE]
-        length = max(map(len, tokens))
-        ids = torch.tensor([line + [tokenizer.pad_token_id] * (length - len(line)) for line in tokens])
-        asked = torch.cat([last.expand(len(tokens), 1), ids[:, :-1]], 1)
-        logits = model(input_ids=asked, past_key_values=_repeated(known, len(tokens)), use_cache=True).logits
-        chances = logits.gather(2, ids[:, :, None])[:, :, 0] - logits.logsumexp(2)
-        kept = torch.tensor([[place < len(line) for place in range(length)] for line in tokens])
-        scores += (chances * kept).sum(1).tolist()
-    return scores
+    places: dict[tuple[int, ...], int] = {(): 0}
+    for line in lines:
+        for end in range(1, len(line)):
+            places.setdefault(line[:end], len(places))
+    before = known.get_seq_length()
+    mask = torch.full((len(places), before + len(places)), torch.finfo(torch.float32).min)
+    mask[:, :before] = 0
+    for start, place in places.items():
+        mask[place, [before + places[start[:end]] for end in range(len(start) + 1)]] = 0
+    logits = model(
+        input_ids=torch.tensor([[start[-1] if start else last for start in places]]),
+        position_ids=torch.tensor([[before + len(start) for start in places]]),
+        attention_mask=mask[None, None] if len(lines) > 1 else None,
+        past_key_values=copy.deepcopy(known),
+        use_cache=True,
+    ).logits[0]
+    chances = logits.log_softmax(1)
+    asked = [[places[line[:end]] for end in range(len(line))] for line in lines]
+    return [chances[rows, line].sum().item() for rows, line in zip(asked, lines, strict=True)]
 
 
 def _continuations(model: Any, known: Any, last: Any) -> Any:
