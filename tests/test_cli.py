@@ -209,6 +209,20 @@ def test_a_wrong_argument_is_one_sentence(desk: Hetero, value: str, sentence: st
     assert desk("run", "clidesk.route", value).sentence.startswith(sentence)
 
 
+def test_a_short_name_that_may_be_two_things_is_said(desk: Hetero, tmp_path: Path) -> None:
+    write_workspace(tmp_path, TOML.replace('["clidesk"]', '["clidesk", "climail"]'))
+    text = MODULE.replace("helper = Agent(", "from clidesk import helper\n\nother = Agent(")
+    (tmp_path / "climail.py").write_text(text)
+    assert desk("run", "tick").sentence == "tick may be clidesk.tick or climail.tick; give the whole name."
+    assert "There is no" not in desk("run", "helper", "x").err, "imported into a second module, it is the same one"
+    assert "may be" not in desk("run", "helper", "x").err
+
+
+def test_bytes_that_are_no_text_are_printed_as_python_writes_them(desk: Hetero, tmp_path: Path) -> None:
+    (tmp_path / "clidesk.py").write_text(MODULE.replace('str:\n    return "tock"', 'bytes:\n    return b"\\xff"'))
+    assert desk("run", "clidesk.tick", "--json").json["output"] == repr(b"\xff")
+
+
 def test_a_file_of_inputs_gives_a_json_line_each(desk: Hetero, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"message": "x"}\n\n{"message": "y"}\n')
     done = desk("run", "clidesk.classify", "--inputs", "in.jsonl")
@@ -224,6 +238,12 @@ def test_a_wrong_line_of_a_file_is_said_before_anything_runs(desk: Hetero, tmp_p
 def test_a_file_of_inputs_that_is_not_there_is_one_sentence(desk: Hetero) -> None:
     done = desk("run", "clidesk.classify", "--inputs", "nowhere.jsonl")
     assert (done.out, done.err) == ("", "hetero: No such file or directory: nowhere.jsonl.\n")
+
+
+def test_a_file_of_inputs_that_is_no_text_is_one_sentence(desk: Hetero, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes('{"message": "größer"}'.encode("latin-1"))
+    done = desk("run", "clidesk.classify", "--inputs", "in.jsonl")
+    assert (done.code, done.err) == (2, "hetero: in.jsonl is no text in UTF-8.\n")
 
 
 def test_a_model_that_cannot_be_used_is_one_sentence(desk: Hetero, tmp_path: Path) -> None:

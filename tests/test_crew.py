@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
@@ -425,6 +425,15 @@ async def test_a_run_makes_no_more_rounds_than_it_may_and_goes_on_later() -> Non
     assert (more.output.files, more.rounds) == (["a", "c", "b"], 7)
 
 
+async def test_what_a_run_that_goes_on_gives_is_what_it_made() -> None:
+    crew = company()
+    first = await crew.run(Requirement(text="x"), until=Delivery)
+    more = await crew.run(Requirement(text="y"), go_on=first, until=Delivery)
+    assert more.output is more.of(Delivery)[-1]
+    assert more.output is not first.output
+    assert len(more.of(Delivery)) == 2
+
+
 async def test_the_run_that_another_one_goes_on_from_stays_as_it_was() -> None:
     crew = company()
     run = await crew.run(Requirement(text="x"), until=Delivery, max_rounds=3)
@@ -708,6 +717,16 @@ def test_words_become_the_message_that_they_mean() -> None:
     assert said("plain", [Words]) == Words("plain")
     with pytest.raises(UserError, match="That is no PRD"):
         said("text", [PRD])
+
+
+def test_a_text_that_its_message_refuses_is_a_sentence() -> None:
+    class Wish(BaseModel):
+        text: str = Field(min_length=5)
+
+    with pytest.raises(
+        UserError, match=r"That is no Wish or PRD \(Wish: String should have at least 5 characters; PRD: "
+    ):
+        said("hi", [Wish, PRD])
 
 
 # --- what is seen of it ---

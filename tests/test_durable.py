@@ -313,7 +313,7 @@ async def test_an_agents_finished_requests_are_not_made_again(open_runs: OpenRun
 def pushing(done: list[str], wait: asyncio.Event | None) -> Crew:
     crew = Crew("pushing", gives=Patch)
 
-    @crew.role
+    @crew.role(on_error="go_on")
     async def push(task: Task) -> Patch:
         async def go(key: str) -> str:
             done.append(key)
@@ -359,6 +359,22 @@ async def test_whoever_resumes_says_whether_an_effect_has_happened(
     await cut_off(open_runs, done)
     run = await pushing(done, None).run(resume="r", confirm=confirm, until=Patch)
     assert (run.output.text, asked, len(done), len(set(done))) == (text, [("push", "a")], times, 1)
+
+
+async def test_nobody_who_says_whether_an_effect_has_happened_leaves_the_question_open(open_runs: OpenRuns) -> None:
+    async def nobody(name: str, key: Any) -> bool:
+        raise EOFError
+
+    async def happened(name: str, key: Any) -> bool:
+        return True
+
+    done: list[str] = []
+    await cut_off(open_runs, done)
+    for _ in range(2):
+        with pytest.raises(CrewError, match="push may have happened before the run stopped, and nobody said whether"):
+            await pushing(done, None).run(resume="r", confirm=nobody)
+    run = await pushing(done, None).run(resume="r", confirm=happened, until=Patch)
+    assert (run.output.text, len(done)) == ("None", 1)
 
 
 async def test_an_effect_that_may_be_repeated_is_done_again_with_its_key(open_runs: OpenRuns) -> None:

@@ -141,6 +141,12 @@ def test_text_comes_back_with_its_type_and_its_address(web: Web) -> None:
     assert web.asked == ["example.test/x?y=1"]
 
 
+@pytest.mark.parametrize("charset", ["utf8mb4", "hex", "utf-16-x\\0"])
+def test_a_charset_that_is_none_is_read_as_utf8(web: Web, charset: str) -> None:
+    web.answer = lambda _: page("grüße".encode(), kind=f"text/html; charset={charset}")
+    assert web.get("http://example.test:PORT/").text == "grüße"
+
+
 @pytest.mark.parametrize(
     "host", ["10.0.0.1", "169.254.169.254", "[::1]", "[::ffff:10.0.0.1]", "localhost", "mixed.test"]
 )

@@ -11,6 +11,7 @@ import pytest
 
 from hetero_agents import CrewError, Slot
 from hetero_agents.cli.metagpt import draft_of, read_project
+from hetero_agents.cli.metagpt.source import Source
 from hetero_agents.testing import scripted
 
 from .support import Hetero
@@ -144,6 +145,13 @@ async def test_an_action_node_is_a_typed_message_and_actions_in_order_are_calls_
     assert stopped.value.run.of(company.PolishOutput)[0].text == "polished draft of low"
     # What was plain code is not asked of a model: the draft says where it stands.
     assert "RunIt (office.py:42) asks no model: move its code into run_it." in str(stopped.value)
+
+
+def test_a_class_that_has_the_name_of_its_base_is_read(tmp_path: Path) -> None:
+    text = ROLE.format(prompt='"x"', profile="'Host'").replace("class Greeter(Role)", "class Engineer(Base)")
+    (tmp_path / "greeting.py").write_text(text.replace("import Role", "import Engineer as Base"))
+    source = Source.of(tmp_path)
+    assert source.kind(source.classes["Engineer"]) == "Role"
 
 
 def test_a_human_role_is_a_human(tmp_path: Path) -> None:

@@ -316,6 +316,23 @@ async def test_a_blueprint_that_cannot_be_read_is_said(begun: Path) -> None:
         await work(begun, MORE)
 
 
+async def test_a_blueprint_takes_the_place_of_no_other(begun: Path) -> None:
+    docs = begun / "a-todo-list" / "docs"
+    (docs / "1").rename(docs / "2")
+    kept = (docs / "2" / "prd.json").read_bytes()
+    with scripted(script("new.py")):
+        await work(begun, MORE)
+    assert sorted(os.listdir(docs)) == ["2", "3"]
+    assert (docs / "2" / "prd.json").read_bytes() == kept
+
+
+async def test_a_hidden_file_that_is_there_is_changed_and_not_written_anew(begun: Path) -> None:
+    (begun / "a-todo-list" / ".env.example").write_text("PORT=1\n")
+    with scripted(script(".env.example")) as vault:
+        await work(begun, MORE)
+    assert prompts(vault, "engineer.plan_change")[0]["files"] == [{"file": ".env.example", "text": "PORT=1\n"}]
+
+
 def test_a_new_project_never_takes_the_folder_of_another(tmp_path: Path) -> None:
     names = [new_folder(tmp_path, "A todo-list, please: with `tags` and more", key) for key in "abc"]
     assert names == [f"a-todo-list-please-with-tags{end}" for end in ("", "-2", "-3")]
@@ -504,6 +521,10 @@ async def test_what_is_kept_is_committed_and_what_is_the_same_is_not(tmp_path: P
     await project.keep({"a.py": "x = 1\n"}, "Write a.py")
     assert [commit.message for commit in await git.git_log()] == ["Write a.py"]
     assert [change.path for change in await git.git_status()] == ["mine.txt"]
+    for number in range(3000):  # so much that git's words of it are cut
+        (tmp_path / f"{number:040} is somebody else's, and there are many of it").touch()
+    await project.keep({"z.py": "x = 1\n"}, "Write z.py")
+    assert (await git.git_log())[0].message == "Write z.py"
 
 
 async def test_what_was_done_before_a_kill_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,11 @@ class Fetch:
             content += block
             if len(content) > self.max_bytes:
                 raise ModelRetry(f"{url} is larger than {self.max_bytes:,} bytes.")
-        return Page(url, kind, content.decode(answer.charset_encoding or "utf-8", "replace"))
+        try:
+            text = content.decode(answer.charset_encoding or "utf-8", "replace")
+        except (LookupError, ValueError):  # the server names a charset that is none, or none of texts
+            text = content.decode("utf-8", "replace")
+        return Page(url, kind, text)
 
 
 def is_public(address: str) -> bool:

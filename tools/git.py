@@ -59,13 +59,17 @@ class Git:
         """
         return (await self._git("init", "--quiet", "--initial-branch=main")) or "The working folder is a repository."
 
-    async def git_status(self) -> list[Change]:
+    async def git_status(self, paths: list[str] | None = None) -> list[Change]:
         """Return the files that differ from the last commit.
+
+        Args:
+            paths: files or folders to look at; all where nothing is given.
 
         Raises:
             ModelRetry: git refuses, in git's words.
         """
-        text = await self._git("status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=all")
+        how = ("--porcelain=v1", "-z", "--no-renames", "--untracked-files=all")
+        text = await self._git("status", *how, "--", *(paths or []))
         return [Change(entry[3:], entry[:2]) for entry in text.split("\0") if entry]
 
     async def git_commit(self, message: str, paths: list[str] | None = None) -> Commit:

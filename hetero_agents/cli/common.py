@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from pydantic_core import to_jsonable_python
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -37,6 +38,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def say_error(sentence: str) -> None:
     """Print one sentence on standard error."""
     err.print(f"hetero: {sentence}", style="red", markup=False, soft_wrap=True)
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON holds it; what JSON cannot hold, such as bytes that are no text, as Python writes it."""
+    try:
+        return to_jsonable_python(value)
+    except ValueError:
+        return repr(value)
 
 
 def print_json(value: Any) -> None:

@@ -7,8 +7,6 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Any
 
-from pydantic_core import to_jsonable_python
-
 from ..contract import compact_json
 from ..crew import Crew, CrewRun
 from ..crew.durable import Confirm, new_id
@@ -81,12 +79,12 @@ def print_run(run: CrewRun[Any], *, as_json: bool) -> bool:
             "role": message.role,
             "round": message.round,
             "caused_by": message.caused_by,
-            "content": to_jsonable_python(message.content),
+            "content": common.plain(message.content),
         }
         for message in run.messages
     ]
     if as_json:
-        output = to_jsonable_python(run.output) if run.ended == "until" else None
+        output = common.plain(run.output) if run.ended == "until" else None
         common.print_json(
             {
                 "output": output,
@@ -102,7 +100,7 @@ def print_run(run: CrewRun[Any], *, as_json: bool) -> bool:
         )
         return done
     if run.ended == "until":
-        common.out.print_json(data=to_jsonable_python(run.output), indent=2)
+        common.out.print_json(data=common.plain(run.output), indent=2)
     else:
         for message in messages:
             common.out.print(f"{message['type']}#{message['id']} by {message['role'] or 'you'}", markup=False)

@@ -22,7 +22,7 @@ def relabel(
     money: Annotated[float | None, typer.Option(help="US dollars that the batch may spend.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens that it may spend, input and output together.")] = None,
     calls: Annotated[int | None, typer.Option(help="Questions that it may ask, those asked again included.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="Seconds that it may take.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Seconds after which no model is called.")] = None,
     as_json: Json = False,
 ) -> None:
     """Have a model answer the stored inputs that have no answer to learn from. Ctrl-C and the same command resume."""

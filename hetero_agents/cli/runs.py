@@ -83,7 +83,9 @@ def run(
     money: Annotated[float | None, typer.Option(help="US dollars that the run may spend on model calls.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens that it may spend, input and output together.")] = None,
     calls: Annotated[int | None, typer.Option(help="Model calls that it may make.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="Seconds that it may take.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Seconds after which no model is called, and a crew is cut off.")
+    ] = None,
     resume: Annotated[
         str | None,
         typer.Option(
@@ -121,7 +123,10 @@ def run(
     if inputs is not None:
         if value is not None:
             raise UserError("VALUE and --inputs do not go together: give one of them.")
-        lines = [line for line in inputs.read_text("utf-8").split("\n") if line.strip()]
+        try:
+            lines = [line for line in inputs.read_text("utf-8").split("\n") if line.strip()]
+        except UnicodeDecodeError as error:
+            raise UserError(f"{inputs} is no text in UTF-8.") from error
         with Ledger(budget or Budget()):
             failed = asyncio.run(_run_lines(runnable, lines))
         if failed:
@@ -137,10 +142,12 @@ def run(
     app.tracing.flush()
     trace = next(iter(roots.traces), None)
     if as_json:
-        common.print_json({"output": _plain(result), "trace": trace})
+        common.print_json({"output": common.plain(result), "trace": trace})
     else:
         common.out.print(
-            _plain(result) if isinstance(result, str) else json.dumps(_plain(result), indent=2, ensure_ascii=False),
+            common.plain(result)
+            if isinstance(result, str)
+            else json.dumps(common.plain(result), indent=2, ensure_ascii=False),
             markup=False,
             soft_wrap=True,
         )
@@ -158,7 +165,7 @@ async def _run_lines(runnable: _Runnable, lines: list[str]) -> int:
             nonlocal failed, done
             async with gate:
                 try:
-                    answer: dict[str, Any] = {"output": _plain(await runnable.call(**values))}
+                    answer: dict[str, Any] = {"output": common.plain(await runnable.call(**values))}
                 except (HeteroError, AgentRunError) as error:
                     failed += 1
                     answer = {"error": str(error)}
@@ -179,6 +186,7 @@ async def _run_lines(runnable: _Runnable, lines: list[str]) -> int:
 
 def _find(name: str) -> _Runnable | Crew:
     found: dict[str, _Runnable | Crew] = {}
+    agents: dict[int, _Runnable] = {}
     for declared in (*registry.slots.values(), *registry.code_agents.values()):
         found[declared.id] = _Runnable(declared.id, _hints(declared.function), _required(declared.function), declared)
     for module_name in registry.app.workspace.config.app.modules:
@@ -191,7 +199,9 @@ def _find(name: str) -> _Runnable | Crew:
                 async def ask(prompt: str, agent: Agent[Any, Any] = agent) -> Any:
                     return (await agent.run(prompt)).output
 
-                found[f"{module_name.rpartition('.')[2]}.{key}"] = _Runnable(key, {"prompt": str}, ["prompt"], ask)
+                # One that other modules import is the same.
+                entry = agents.setdefault(id(agent), _Runnable(key, {"prompt": str}, ["prompt"], ask))
+                found[f"{module_name.rpartition('.')[2]}.{key}"] = entry
     if (Path(name) / "hetero.toml").is_file():
         known = {entry.id: entry for entry in found.values() if isinstance(entry, Crew)}
         if len(known) != 1:
@@ -199,8 +209,10 @@ def _find(name: str) -> _Runnable | Crew:
                 f"{name} holds {len(known)} crews ({', '.join(known) or 'none'}), not one; give a name instead of the folder."
             )
         return next(iter(known.values()))
-    short = {key.rpartition(".")[2]: entry for key, entry in found.items()}
-    if (runnable := found.get(name) or short.get(name)) is None:
+    ends = [key for key in found if key == name or key.rpartition(".")[2] == name]
+    if name not in found and len({id(found[key]) for key in ends}) > 1:
+        raise UserError(f"{name} may be {' or '.join(sorted(ends))}; give the whole name.")
+    if (runnable := found.get(name if name in found else next(iter(ends), ""))) is None:
         raise UnknownNameError(
             "slot, agent or crew", name, found, hint="list its module under [app] modules in hetero.toml"
         )
@@ -239,10 +251,6 @@ def _arguments(runnable: _Runnable, text: str) -> dict[str, Any]:
         raise UserError(
             f"An argument of {runnable.name} is wrong: {first['msg']} (it is {first['input']!r})."
         ) from error
-
-
-def _plain(value: Any) -> Any:
-    return TypeAdapter(Any).dump_python(value, mode="json")
 
 
 def traces(

@@ -11,7 +11,7 @@ import sys
 import threading
 import typing
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
@@ -79,18 +79,24 @@ def said(text: str, kinds: Sequence[type]) -> Any:
         raise UserError("Nothing was said.")
     reasons: list[str] = []
     for kind in kinds:
-        adapter: TypeAdapter[Any] = TypeAdapter(kind)
         try:
-            return adapter.validate_json(text)
+            return TypeAdapter[Any](kind).validate_json(text)
         except ValidationError as error:
-            reasons.append(f"{kind.__name__}: {error.errors(include_url=False)[0]['msg']}")
-    for kind in kinds:
+            reasons.append(_reason(kind, error))
+    for number, kind in enumerate(kinds):
         if kind is str:
             return text
         # JSON that is no such message is a mistake, not a text.
         if (name := _only_text(kind)) and not text.lstrip().startswith("{"):
-            return cast(Any, kind)(**{name: text})
+            try:
+                return TypeAdapter[Any](kind).validate_python({name: text})
+            except ValidationError as error:
+                reasons[number] = _reason(kind, error)
     raise UserError(f"That is no {' or '.join(kind.__name__ for kind in kinds)} ({'; '.join(reasons)}).")
+
+
+def _reason(kind: type, error: ValidationError) -> str:
+    return f"{kind.__name__}: {error.errors(include_url=False)[0]['msg']}"
 
 
 def _only_text(kind: Any) -> str | None:

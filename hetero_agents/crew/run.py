@@ -52,6 +52,9 @@ class CrewRun(Generic[T]):
     trace_id: str = ""
     """32 hexadecimal digits; `hetero traces` takes it."""
 
+    begun: int = field(default=0, repr=False)
+    """Messages that were there before it went on."""
+
     @property
     def messages(self) -> Sequence[Message[Any]]:
         """All messages in their order, with who published them and why."""
@@ -63,12 +66,12 @@ class CrewRun(Generic[T]):
 
     @property
     def output(self) -> T:
-        """The first message that the run was to work until.
+        """The first message that the run was to work until; one of before it went on only where there is no new one.
 
         Raises:
             CrewError: there is none; the sentence says why the run ended.
         """
-        for message in self.messages:
+        for message in (*self.messages[self.begun :], *self.messages[: self.begun]):
             if message.round and _meets(self.until, message.content):
                 return cast(T, message.content)
         error = CrewError(f"Crew {self.crew} did not give what it was asked for: {self.why}")
@@ -110,6 +113,7 @@ class Rounds:
         self._tracer = registry.app.tracing.tracer
         board = before.board.copy() if before else Board(self.roles)
         run = CrewRun[Any](self.crew, board, until, rounds=before.rounds if before else 0, id=run_id)
+        run.begun = len(board.messages)
         run.failures = list(before.failures) if before else []
         with rooted(self._tracer, self.crew) as root:
             context = root.get_span_context()

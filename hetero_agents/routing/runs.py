@@ -303,7 +303,13 @@ class RunSteps:
                 raise EffectError(
                     f"{name} may have happened before the run stopped, and nobody can be asked; resume it at a terminal."
                 )
-            if await self._ask(name, key):
+            try:
+                happened = await self._ask(name, key)
+            except EOFError as error:
+                raise EffectError(
+                    f"{name} may have happened before the run stopped, and nobody said whether; resume it again."
+                ) from error
+            if happened:
                 return await self._kept(_effect, id, _nothing)
 
         async def do() -> Json:

@@ -73,7 +73,7 @@ async def effect(name: str, key: Json, function: Callable[[str], Awaitable[Json]
     """Do something to the world once in a run that resumes: send a mail, push a commit, pay.
 
     In a durable run of a crew a finished effect is not done again, and gives what it gave. Where an earlier try began and is not known to have
-    finished, whoever resumes is asked. Outside of one it is just done.
+    finished, whoever resumes is asked; if it has happened, this gives None, since what it gave was not kept. Outside of one it is just done.
 
     Args:
         name: of the effect; stored in the clear.

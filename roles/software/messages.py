@@ -158,6 +158,8 @@ class Request(BaseModel):
     files: list[str]
     earlier: list[Blueprint]
     """Of what was asked before, oldest first."""
+    number: int = 1
+    """Of the blueprint that comes of it."""
 
 
 class Existing(BaseModel):

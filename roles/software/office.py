@@ -52,7 +52,13 @@ class Office:
             raise UserError(f"There is no project {name!r} in {self.root}; leave `project` out to begin a new one.")
         project = self._project(name)
         await project.open()
-        return Request(text=requirement.text, project=name, files=project.files(), earlier=project.blueprints())
+        return Request(
+            text=requirement.text,
+            project=name,
+            files=project.files(),
+            earlier=project.blueprints(),
+            number=project.next_number(),
+        )
 
     async def integrator(
         self, done: list[Blueprint | Change | Patch], request: Request, blueprint: Blueprint, memory: Memory
@@ -60,7 +66,7 @@ class Office:
         """Put into the project what is done, and say what is next: a file to write, tests to write, or a run of the tests."""
         project = self._project(request.project)
         if blueprint in done:
-            await project.keep_blueprint(len(request.earlier) + 1, blueprint)
+            await project.keep_blueprint(request.number, blueprint)
             if old := project.read(*_names(blueprint.tasks.steps)):
                 return Existing(files=old)
         if patches := {item.file: item.text for item in done if isinstance(item, Patch)}:

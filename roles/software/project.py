@@ -60,9 +60,10 @@ class Project:
         return sorted(found)
 
     def read(self, *files: str) -> list[Source]:
-        """Return those of some files that are there, as texts."""
-        there = {*self.files()}
-        return [Source(file=file, text=self._files.read_file(file)) for file in files if file in there]
+        """Return those of some files that are there, as texts; hidden ones too, since a design may name them."""
+        paths = {file: self.root / file for file in files}
+        there = [file for file, path in paths.items() if path.is_file() and not path.is_symlink()]
+        return [Source(file=file, text=self._files.read_file(file)) for file in there]
 
     def blueprints(self) -> list[Blueprint]:
         """Return what was decided for earlier requirements, oldest first.
@@ -70,9 +71,9 @@ class Project:
         Raises:
             UserError: one cannot be read.
         """
-        folders = [path for path in (self.root / DOCS).glob("*") if path.name.isdecimal()]
         found: list[Blueprint] = []
-        for folder in sorted(folders, key=lambda path: int(path.name)):
+        for number in self._numbers():
+            folder = self.root / DOCS / number
             try:
                 texts = {name: (folder / f"{name}.json").read_text("utf-8") for name in Blueprint.model_fields}
                 found.append(Blueprint.model_validate({name: json.loads(text) for name, text in texts.items()}))
@@ -81,6 +82,14 @@ class Project:
                     f"The blueprint {folder} cannot be read ({str(error).splitlines()[0]}); mend it or delete the folder."
                 ) from error
         return found
+
+    def next_number(self) -> int:
+        """Return the number of the next blueprint: none that was deleted counts, none that is there is taken."""
+        return max(map(int, self._numbers()), default=0) + 1
+
+    def _numbers(self) -> list[str]:
+        """The names of the blueprints' folders, oldest first."""
+        return sorted((path.name for path in (self.root / DOCS).glob("*") if path.name.isdecimal()), key=int)
 
     async def open(self) -> None:
         """Make the folder a git repository, where it is none yet."""
@@ -91,7 +100,7 @@ class Project:
         """Write files and commit them; nothing is committed where nothing changes."""
         for file, text in files.items():
             self._files.write_file(file, text)
-        if changed := [change.path for change in await self._git.git_status() if change.path in files]:
+        if changed := [change.path for change in await self._git.git_status([*files]) if change.path in files]:
             await self._git.git_commit(message, sorted(changed))
 
     async def keep_blueprint(self, number: int, blueprint: Blueprint) -> None:

@@ -160,7 +160,8 @@ class Source:
     def _above(self, base: ast.expr, found: Class) -> Class | None:
         """The class of the project that a base is; none where it is MetaGPT's own, be it a copy in the project."""
         name = found.module.dotted(base).rpartition(".")[2]
-        return None if name in ("Role", "Action") else self.classes.get(name)
+        above = None if name in ("Role", "Action") else self.classes.get(name)
+        return None if above is found else above  # `from metagpt.roles import Engineer as Base`
 
     def constant(self, name: str, module: Module) -> tuple[ast.expr, Module] | None:
         """Return what a name was assigned, in this module or in the one that it may be imported from."""
