@@ -3,6 +3,7 @@
 import copy
 import gzip
 import json
+import socket
 import subprocess
 import threading
 import time
@@ -149,6 +150,20 @@ def test_ids_and_kinds_of_jaeger_that_are_none_are_left_out() -> None:
     first["spanID"], second["tags"][2]["value"] = "Jane Roe", "customer"
     (child,), refused = spans_of_jaeger(value)
     assert (refused, child["kind"]) == (1, "INTERNAL")
+    second["startTime"] = 1_700_000_000_000_000_000  # nanoseconds
+    assert spans_of_jaeger(value) == ([], 2)
+
+
+def test_links_and_parents_without_usable_ids_are_left_out() -> None:
+    request = request_of(golden("openinference")[:1])
+    sent = request.resource_spans[0].scope_spans[0].spans[0]
+    sent.parent_span_id, earlier = bytes(16), len(sent.links)
+    sent.links.add(trace_id=b"", span_id=b"")
+    sent.links.add(trace_id=bytes(15) + b"1", span_id=bytes(7) + b"1")
+    (record,), _ = records_of(request)
+    assert record["parent_id"] is None
+    assert len(record["links"]) == earlier + 1
+    assert json_of([record])
 
 
 @pytest.mark.parametrize(
@@ -419,6 +434,30 @@ def test_what_is_not_otlp_is_refused_in_words_and_the_receiver_goes_on() -> None
         assert all(answer.text for answer in refusals)
         assert post(receiver, body, **known).status_code == 200
     assert len(sink.records) == 2
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_body_of_unknown_length_is_taken_as_nodes_exporters_send_it(packed: bool) -> None:
+    body = request_of(golden("openinference")).SerializeToString()
+    sent = gzip.compress(body) if packed else body
+    headers = {"Content-Type": "application/x-protobuf"} | ({"Content-Encoding": "gzip"} if packed else {})
+    with receiving() as (sink, receiver), httpx.Client() as client:
+        for _ in range(2):  # the connection goes on
+            pieces = iter([sent[:100], sent[100:]])
+            assert client.post(f"{receiver.url}/v1/traces", content=pieces, headers=headers).status_code == 200
+    assert len(sink.records) == 4
+
+
+@pytest.mark.parametrize("sent", [b"5\r\nhel", b"x\r\n", b"-5\r\nhello\r\n", b"fffffff\r\n"])
+def test_chunks_that_are_none_are_refused(sent: bytes) -> None:
+    head = b"POST /v1/traces HTTP/1.1\r\nContent-Type: application/x-protobuf\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with receiving() as (sink, receiver):
+        address = receiver.url.removeprefix("http://").split(":")
+        with socket.create_connection((address[0], int(address[1])), timeout=30) as connection:
+            connection.sendall(head + sent)
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(1000).startswith(b"HTTP/1.1 400 ")
+    assert not sink.records
 
 
 def test_a_sender_keeps_what_could_not_be_stored() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from hetero_agents import HeteroError
 from hetero_agents.spans import Feedback, SealedVault, SpanRecord, Trace, Vault, calls_of, read_traces
+from hetero_agents.spans.record import foreign_record
 from hetero_agents.testing import MemoryVault
 
 from .bench.kills import survive
@@ -211,6 +212,14 @@ def test_a_span_written_again_is_replaced(tmp_path: Path) -> None:
     vault.write([span("a", 1)])
     vault.write([span("a", 1, outcome="ok")])
     assert [s["attributes"] for s in vault.read()] == [{"hetero.outcome": "ok"}]
+
+
+def test_a_copy_of_our_span_that_comes_back_does_not_take_its_place(tmp_path: Path) -> None:
+    vault, ours = SealedVault(tmp_path / "vault"), span("a", 1, slot="desk.classify")
+    vault.write([ours])
+    vault.write([foreign_record(ours), foreign_record(span("a", 2))])
+    assert [s["scope"] for s in vault.read(slot="desk.classify")] == [ours["scope"], f"imported:{ours['scope']}"]
+    assert vault.traces(9) == ["a"]
 
 
 def test_a_full_disk_is_one_sentence_and_nothing_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

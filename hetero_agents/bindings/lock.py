@@ -312,7 +312,24 @@ def exclusive(path: Path, *, wait: bool = True) -> Generator[None]:
     Raises:
         BlockingIOError: another process holds it, and `wait` is False.
     """
+    with _locked(path, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB):
+        yield
+
+
+@contextmanager
+def shared(path: Path) -> Generator[None]:
+    """Hold a file's lock beside other processes that hold it so.
+
+    Raises:
+        BlockingIOError: another process holds it alone.
+    """
+    with _locked(path, fcntl.LOCK_SH | fcntl.LOCK_NB):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, operation: int) -> Generator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, operation)
         yield

@@ -212,9 +212,8 @@ def _change(
     change: Callable[[Keyring], Keyring], did: str, about: dict[str, Any], as_json: bool, sentence: str
 ) -> None:
     vault, keyring = _keyring()
-    change(keyring)  # refused before it is recorded
-    vault.record(did, **about)
-    changed = vault.change_keyring(change)
+    change(keyring)  # refused, and a passphrase asked for, before others have to wait
+    changed = vault.change_keyring(change, did, **about)
     _say(as_json, {"epoch": changed.epoch, "readers": list(changed.readers)}, sentence)
 
 

@@ -37,6 +37,10 @@ def forget(
     with nothing_distilled(app.workspace):
         found = traces_of(app.workspace, vault, subject)
         if not found.known and not found.datasets:
+            console = common.err if as_json else common.out
+            sentence = "Nothing that is stored is of that person; the cache of answers and what durable runs kept, which may hold some, go."
+            console.print(sentence, soft_wrap=True, markup=False)
+            _be_sure(yes)
             # The cache does not say whose its answers are: where content is not logged it may be the one place that has any.
             hint = "nothing that is stored is of that person"
             if empty_cache(app.workspace):
@@ -46,10 +50,7 @@ def forget(
             raise UnknownNameError("subject", subject, (), hint=hint)
         kept = found.specialists if keep_specialists else []
         _announce(app.workspace.root, found, kept, common.err if as_json else common.out)
-        if not yes:
-            if not sys.stdin.isatty():
-                raise UserError("This cannot be undone: say --yes.")
-            typer.confirm("This cannot be undone. Forget?", abort=True)
+        _be_sure(yes)
         demoted = run(app.workspace, vault, subject, found, keep=kept)
     if as_json:
         common.print_json(
@@ -64,6 +65,13 @@ def forget(
         )
         return
     common.out.print("Forgotten. Backups of the vault's folder subjects/ and of data sets have to be deleted by you.")
+
+
+def _be_sure(yes: bool) -> None:
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UserError("This cannot be undone: say --yes.")
+        typer.confirm("This cannot be undone. Forget?", abort=True)
 
 
 def _announce(root: Path, found: Traces, kept: Collection[str], console: Console) -> None:

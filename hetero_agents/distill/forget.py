@@ -51,13 +51,12 @@ def nothing_distilled(workspace: Workspace) -> Generator[None]:
         DistillError: a slot is being distilled or relabelled.
     """
     with ExitStack() as held:
-        for lock in (workspace.state_dir / "distill").glob("*/.flock"):
-            try:
-                held.enter_context(exclusive(lock, wait=False))
-            except BlockingIOError as error:
-                raise DistillError(
-                    f"Slot {lock.parent.name!r} is being distilled or relabelled; wait for it, or stop it: its data may be that person's."
-                ) from error
+        try:
+            held.enter_context(exclusive(workspace.ensure_state_dir() / "distill" / ".flock", wait=False))
+        except BlockingIOError as error:
+            raise DistillError(
+                "A slot is being distilled or relabelled; wait for it, or stop it: its data may be that person's."
+            ) from error
         yield
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bindings import CacheLock, Certificate, Score, Specialist, SpecialistId
-from ..bindings.lock import exclusive, slice_of
+from ..bindings.lock import exclusive, shared, slice_of
 from ..contract import Contract
 from ..errors import ConfigError, DistillError, MissingExtraError, UnknownNameError
 from ..slots import App, Slot
@@ -110,9 +110,14 @@ def alone_with_data(app: App, slot: Slot[..., Any]) -> Generator[None]:
     Raises:
         DistillError: another process works with it.
     """
+    folder = app.workspace.ensure_state_dir() / "distill"
     with ExitStack() as held:
         try:
-            held.enter_context(exclusive(app.workspace.ensure_state_dir() / "distill" / slot.id / ".flock", wait=False))
+            held.enter_context(shared(folder / ".flock"))
+        except BlockingIOError as error:
+            raise DistillError("A person is being forgotten; try again when that is done.") from error
+        try:
+            held.enter_context(exclusive(folder / slot.id / ".flock", wait=False))
         except BlockingIOError as error:
             raise DistillError(
                 f"Slot {slot.id!r} is being distilled or relabelled by another process; wait for it, or stop it: nothing of it is lost."

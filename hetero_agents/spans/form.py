@@ -20,12 +20,15 @@ FORGOTTEN: Final[dict[str, Any]] = {}
 LENGTHS: Final = struct.Struct(">HI")
 """Bytes of the head and of the sealed structure, at a record's beginning."""
 
+Kind = Literal["span", "foreign", "feedback"]
+"""Of a record: a span of ours, one of another program, or what was said of one."""
+
 
 @dataclass(frozen=True)
 class Row:
     """What one record is made of."""
 
-    kind: Literal["span", "feedback"]
+    kind: Kind
     trace: str
     span: str
     start: int
@@ -43,7 +46,7 @@ class Entry:
     offset: int
     length: int
     head: bytes
-    kind: Literal["span", "feedback"]
+    kind: Kind
     trace: str
     span: str
     start: int

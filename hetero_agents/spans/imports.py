@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 from opentelemetry.trace import SpanKind
 
 from ..errors import HeteroError, UserError
-from .otlp import records_of, request_of_json
+from .otlp import has_times, records_of, request_of_json
 from .record import SpanRecord
 
 _ID: Final = re.compile(r"[0-9a-fA-F]{1,32} [0-9a-fA-F]{1,16}")
@@ -62,7 +62,7 @@ def read_spans(path: Path) -> Iterator[tuple[list[SpanRecord], int, int]]:
 
 
 def spans_of_jaeger(value: dict[str, Any]) -> tuple[list[SpanRecord], int]:
-    """Return the spans of what Jaeger's query API gives, and how many have no usable ids and were left out.
+    """Return the spans of what Jaeger's query API gives, and how many have no usable ids or times and were left out.
 
     Raises:
         ValueError: it is something else.
@@ -72,7 +72,10 @@ def spans_of_jaeger(value: dict[str, Any]) -> tuple[list[SpanRecord], int]:
             (span, trace["processes"].get(span["processID"], {})) for trace in value["data"] for span in trace["spans"]
         ]
         usable = [
-            _of_jaeger(span, process) for span, process in found if _ID.fullmatch(f"{span['traceID']} {span['spanID']}")
+            record
+            for span, process in found
+            if _ID.fullmatch(f"{span['traceID']} {span['spanID']}")
+            if has_times(record := _of_jaeger(span, process))
         ]
     except KeyError as error:
         raise ValueError(f"it has no {error}") from error

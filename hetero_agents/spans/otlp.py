@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -30,19 +30,30 @@ _KINDS = {
 _STATUS = {Status.STATUS_CODE_OK: StatusCode.OK, Status.STATUS_CODE_ERROR: StatusCode.ERROR}
 
 
+LATEST: Final = 2**63 - 1
+"""Nanoseconds of the latest time, in the year 2262."""
+
+
 def records_of(request: ExportTraceServiceRequest) -> tuple[list[SpanRecord], int]:
-    """Return the spans of a request, and how many have no usable ids and were left out."""
+    """Return the spans of a request, and how many have no usable ids or times and were left out."""
     records: list[SpanRecord] = []
     rejected = 0
     for of_resource in request.resource_spans:
         resource = _attributes(of_resource.resource.attributes)
         for of_scope in of_resource.scope_spans:
             for span in of_scope.spans:
-                if len(span.trace_id) != 16 or len(span.span_id) != 8 or not (any(span.trace_id) and any(span.span_id)):
-                    rejected += 1
+                record = _record(span, resource, of_scope.scope.name)
+                ids = len(span.trace_id) == 16 and len(span.span_id) == 8 and any(span.trace_id) and any(span.span_id)
+                if ids and has_times(record):
+                    records.append(record)
                 else:
-                    records.append(_record(span, resource, of_scope.scope.name))
+                    rejected += 1
     return records, rejected
+
+
+def has_times(record: SpanRecord) -> bool:
+    """Return whether a span's times are some, and not other units."""
+    return 0 <= record["start"] <= LATEST and 0 <= record["end"] <= LATEST
 
 
 def request_of(records: Sequence[SpanRecord]) -> ExportTraceServiceRequest:
@@ -72,10 +83,11 @@ def request_of_json(value: Any) -> ExportTraceServiceRequest:
 
 
 def _record(span: Span, resource: dict[str, Any], scope: str) -> SpanRecord:
+    parent = span.parent_span_id
     return {
         "trace_id": span.trace_id.hex(),
         "span_id": span.span_id.hex(),
-        "parent_id": (span.parent_span_id != span.span_id and span.parent_span_id.hex()) or None,
+        "parent_id": parent.hex() if len(parent) == 8 and any(parent) and parent != span.span_id else None,
         "name": span.name,
         "kind": _KINDS.get(span.kind, SpanKind.INTERNAL).name,
         "start": span.start_time_unix_nano,
@@ -90,6 +102,7 @@ def _record(span: Span, resource: dict[str, Any], scope: str) -> SpanRecord:
         "links": [
             {"trace_id": link.trace_id.hex(), "span_id": link.span_id.hex(), "attributes": _attributes(link.attributes)}
             for link in span.links
+            if len(link.trace_id) == 16 and len(link.span_id) == 8
         ],
         "resource": resource,
         "scope": scope,

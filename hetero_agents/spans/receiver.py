@@ -37,6 +37,9 @@ from .record import SpanRecord
 LARGEST: Final = 16 * 2**20
 """Bytes of the largest request, unpacked."""
 
+LINE: Final = 1024
+"""Bytes of the longest line before a chunk."""
+
 AT_ONCE: Final = 16
 """Requests and connections that are worked on at a time; more are told to come again."""
 
@@ -236,15 +239,16 @@ class _Handler(BaseHTTPRequestHandler):
             return self._say(HTTPStatus.NOT_FOUND, b"traces go to /v1/traces; nothing else is taken")
         if not is_json and self.headers.get_content_type() != "application/x-protobuf":
             return self._say(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, b"OTLP is application/x-protobuf or application/json")
+        chunked = (self.headers["Transfer-Encoding"] or "").strip().lower() == "chunked"
         try:
-            length = int(self.headers["Content-Length"])
+            length = 0 if chunked else int(self.headers["Content-Length"])
         except (TypeError, ValueError):
             return self._say(HTTPStatus.LENGTH_REQUIRED, b"Content-Length is missing")
         if not 0 <= length <= LARGEST:
             return self._say(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, b"the request is too large")
         try:
             with receiver.place():
-                body = self.rfile.read(length)
+                body = self._chunks() if chunked else self.rfile.read(length)
                 if len(body) < length:
                     return None
                 self.close_connection = False
@@ -258,6 +262,25 @@ class _Handler(BaseHTTPRequestHandler):
         if is_json:
             return self._say(HTTPStatus.OK, MessageToJson(response, indent=None).encode(), "application/json")
         return self._say(HTTPStatus.OK, response.SerializeToString(), "application/x-protobuf")
+
+    def _chunks(self) -> bytes:
+        """A body whose length nobody says before, as Node's exporters send it (RFC 9112, 7.1).
+
+        Raises:
+            _NotOtlp: it is none, is cut short or too large.
+        """
+        body = bytearray()
+        try:
+            while size := int(self.rfile.readline(LINE).partition(b";")[0], 16):
+                if not 0 < size <= LARGEST - len(body):
+                    raise _NotOtlp("the request is too large")
+                body += self.rfile.read(size)
+                self.rfile.readline(LINE)
+            while self.rfile.readline(LINE).strip():  # trailers
+                pass
+        except ValueError as error:
+            raise _NotOtlp("the request is cut short, or its chunks are none") from error
+        return bytes(body)
 
     def _say(self, status: HTTPStatus, body: bytes, kind: str = "text/plain", *, retry: bool = False) -> None:
         self.send_response(status)

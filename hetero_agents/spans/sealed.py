@@ -27,7 +27,7 @@ from . import audit
 from .form import FORGOTTEN, LENGTHS, Entry, Row, entry_of, joined, packed, slot_of, split
 from .keyfiles import Ask, agent_key, find_opener, key_file, write_key
 from .keys import BatchKey, Keyring, Opener, new_keyring
-from .record import SpanRecord
+from .record import FOREIGN, SpanRecord
 from .redaction.surrogates import PSEUDONYM, Surrogates
 from .segments import SUFFIX, Keep, Segment, SegmentWriter, remove_old
 from .subjects import Subjects, person_of, tag_of
@@ -120,8 +120,13 @@ class SealedVault:
         assert made is not None
         return made
 
-    def change_keyring(self, change: Callable[[Keyring], Keyring]) -> Keyring:
+    def change_keyring(self, change: Callable[[Keyring], Keyring], did: str | None = None, **about: Any) -> Keyring:
         """Read, change and replace the keyring as one step among all processes; writers seal to it from their next batch on.
+
+        Args:
+            change: gives the keyring that comes.
+            did: what the record of openings says of it, before it is done; nothing where None.
+            about: more of that.
 
         Raises:
             UserError: nobody could open content of what comes; nothing was changed.
@@ -130,6 +135,8 @@ class SealedVault:
             changed = change(Keyring.read(self.keyring_path))
             if not changed.epochs[-1]["content"].sealed:
                 raise UserError("Nobody could open what comes: the vault needs a curator, so add another one first.")
+            if did is not None:
+                self.record(did, **about)
             write_atomically(self.keyring_path, changed.model_dump_json(indent=1).encode())
             return changed
 
@@ -159,11 +166,11 @@ class SealedVault:
     # -- writing -----------------------------------------------------------------------------------
 
     def write(self, records: Sequence[SpanRecord]) -> None:
-        """Seal spans and store them, durably when this returns; of two with the same id the later one counts."""
+        """Seal spans and store them, durably when this returns; of two with the same id the later one counts, and one of ours before a foreign one."""
         self._append(
             [
                 Row(
-                    "span",
+                    "foreign" if record["scope"].startswith(FOREIGN) else "span",
                     record["trace_id"],
                     record["span_id"],
                     record["start"],
@@ -235,12 +242,14 @@ class SealedVault:
             KeyAccessError: this account has no key of a reader.
             HeteroError: the record of openings cannot be written.
         """
-        entries = [entry for entry in self._scan() if entry.kind == "span"]
+        entries = [entry for entry in self._scan() if entry.kind != "feedback"]
         if traces is not None:
             entries = [entry for entry in entries if entry.trace in traces]
         elif slot is not None:
             called = {entry.trace for entry in entries if entry.slot == slot}
             entries = [entry for entry in entries if entry.trace in called]
+        # A copy of a span of ours, from Jaeger say, does not take the place of the span itself.
+        entries.sort(key=lambda entry: entry.kind == "span")
         latest = {(entry.trace, entry.span): entry for entry in entries}
         self._note("read", latest, slot=slot, runs=traces)
         for entry in sorted(latest.values(), key=lambda entry: (entry.trace, entry.start)):
@@ -251,7 +260,7 @@ class SealedVault:
         """Return the ids of the latest traces, newest first."""
         began: dict[str, int] = {}
         for entry in self._scan():
-            if entry.kind == "span":
+            if entry.kind != "feedback":
                 began[entry.trace] = min(entry.start, began.get(entry.trace, entry.start))
         return sorted(began, key=lambda trace: -began[trace])[:limit]
 
@@ -297,7 +306,7 @@ class SealedVault:
             for body in bodies:
                 try:
                     entries.append(entry_of(path, *body))
-                except (ValueError, struct.error):  # a whole frame of somebody else's making
+                except (ValueError, TypeError, struct.error):  # a whole frame of somebody else's making
                     segment.damaged += 1
             if (segment.damaged or segment.torn) and path not in self._said:
                 self._said.add(path)
@@ -331,11 +340,13 @@ class SealedVault:
         try:
             opened = self.opener().open("structure", entry.epoch, sealed, entry.head)
             return json.loads(opened), body[begin + second :]
-        except (InvalidTag, ValueError):
+        except (InvalidTag, ValueError, LookupError, TypeError):  # the last two of an epoch that there is not
             return self._tampered(entry)
 
     def _tampered(self, entry: Entry) -> None:
-        _log.warning("A record of %s was changed after it was written; it is left out.", entry.path)
+        _log.warning(
+            "A record of %s was changed after it was written, or is of a later keyring; it is left out.", entry.path
+        )
 
     def _content(self, entry: Entry, subject: int, sealed: bytes) -> dict[str, Any] | None:
         """What of a record is content.
@@ -400,7 +411,7 @@ class SealedVault:
             return []
         keyring = self.opener().keyring
         wanted = {self._subjects(keyring).id_of(tag_of(self.surrogate_key(), name)) for name in self.names_of(person)}
-        entries = [entry for entry in self._scan() if entry.kind == "span"]
+        entries = [entry for entry in self._scan() if entry.kind != "feedback"]
         self._note("look for a person", entries)
         found: list[tuple[str, str]] = []
         for entry in entries:

@@ -53,7 +53,8 @@ class _File(BaseModel):
 
 def person_of(record: SpanRecord) -> str | None:
     """Return whose data a span holds, as it is stored; None where nobody said."""
-    return next((v for key in _PERSONS if isinstance(v := record["attributes"].get(key), str) and v), None)
+    told = (record["attributes"].get(key) for key in _PERSONS)
+    return next((str(each) for each in told if isinstance(each, str | int) and each not in ("", True, False)), None)
 
 
 def tag_of(secret: bytes, person: str) -> str:

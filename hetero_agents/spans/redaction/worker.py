@@ -155,9 +155,11 @@ class RedactionWorker:
             self._end()  # somebody ended it while it had nothing to do
         if self._connection is None:
             ours, theirs = Pipe()
-            # A worker that reads no more must not hold the writer up for ever.
+            # A worker that reads no more must not hold the writer up for ever; while its models load it reads nothing.
             with socket.socket(fileno=os.dup(ours.fileno())) as end:
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(BATCH_SECONDS), 0))
+                end.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(START_SECONDS + BATCH_SECONDS), 0)
+                )
             program = f"from {__name__} import main; main({theirs.fileno()})"
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", program],
