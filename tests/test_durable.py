@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretStr
 from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
@@ -220,6 +220,24 @@ async def test_a_message_that_does_not_come_back_from_json_is_refused_when_it_is
     ):
         await crew.run(Task(file="a"), durable="r")
     assert (await crew.run(Task(file="a"), until=Hidden)).output.text == "x"
+
+
+async def test_an_answer_that_does_not_come_back_from_json_is_refused_when_it_is_given(open_runs: OpenRuns) -> None:
+    @slot(name="durable.secret")
+    async def secret(file: str) -> SecretStr: ...
+
+    crew = Crew("secrets", gives=Patch)
+
+    @crew.role
+    async def work(task: Task) -> Patch:
+        return Patch(file=task.file, text=(await secret(task.file)).get_secret_value())
+
+    open_runs(answers("x"))
+    with pytest.raises(
+        CrewError, match=r"An answer of durable\.secret does not come back from JSON as it was, so a dur"
+    ):
+        await crew.run(Task(file="a"), durable="r")
+    assert (await crew.run(Task(file="a"), until=Patch)).output.text == "x"
 
 
 @pytest.mark.parametrize("wrong", ["../evil", "a/b", "", ".."])

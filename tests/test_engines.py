@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Generator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,26 +16,28 @@ import pytest
 from pydantic_ai.direct import model_request
 from pydantic_ai.messages import ModelRequest
 
-from hetero_agents import EngineError, Slot, slot
-from hetero_agents.bindings import SpecialistId, Workspace
+from hetero_agents import AnswerError, Budget, EngineError, Ledger, Slot, slot
+from hetero_agents.bindings import ModelConfig, SpecialistId, Workspace
 from hetero_agents.contract import Sha256
-from hetero_agents.engines.endpoint import BAKED_TEMPLATE
+from hetero_agents.engines.endpoint import BAKED_TEMPLATE, Engines
 from hetero_agents.engines.vllm import VllmModel, VllmServer
 from hetero_agents.slots import App, registry
 from hetero_agents.testing import MemoryVault
 
-from .support import lock_entry, write_workspace
+from .support import in_processes, lock_entry, write_workspace
 
+CLOSED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
 HALF = (
     b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"id": "x", "choices": [{"mess'
 )
+NO_CHOICES = b'{"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []}'
 
 Open = Callable[[str], tuple[App, Slot[..., str]]]
 
 
-@pytest.fixture
-def dying_server() -> Generator[str]:
-    """A server that ends each connection in the middle of its answer."""
+@pytest.fixture(params=[HALF, CLOSED, CLOSED + b'{"id": ', CLOSED + NO_CHOICES], ids=["half", "empty", "cut", "none"])
+def dying_server(request: pytest.FixtureRequest) -> Generator[str]:
+    """A server that ends each connection in the middle of its answer, or has none."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -44,7 +48,7 @@ def dying_server() -> Generator[str]:
                 return
             with connection, contextlib.suppress(OSError):
                 connection.recv(65536)
-                connection.sendall(HALF)
+                connection.sendall(request.param)
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
@@ -67,7 +71,7 @@ def open_desk(tmp_path: Path) -> Generator[Open]:
         toml = f"""\
 [models]
 small = {small}
-big = "replay:answers.jsonl"
+big = {{ model = "replay:answers.jsonl", max_tokens = 100 }}
 [tiers]
 llm = {{ model = "big" }}
 slm = {{ model = "small", fallback = ["big"] }}
@@ -111,6 +115,59 @@ def test_a_server_that_is_not_there_hands_the_call_to_the_next(open_desk: Open) 
     result = asyncio.run(classify.run("broken"))
     assert result.output == "refund"
     assert "The vLLM server at http://127.0.0.1:9/v1 does not answer" in (result.route.reason or "")
+
+
+def test_a_request_that_never_reached_its_server_costs_nothing(open_desk: Open) -> None:
+    _, classify = open_desk('{ model = "vllm:tiny", base_url = "http://127.0.0.1:9/v1", max_tokens = 5000 }')
+    with Ledger(Budget(tokens=6000)) as ledger:
+        asyncio.run(classify.run("broken"))
+    assert ledger.spent.calls == 2
+    assert ledger.spent.tokens < 5000
+
+
+def test_a_text_that_no_request_can_hold_is_no_traceback(open_desk: Open) -> None:
+    _, classify = open_desk('{ model = "vllm:tiny", base_url = "http://127.0.0.1:9/v1" }')
+    with pytest.raises(AnswerError, match="surrogates not allowed"):
+        asyncio.run(classify("cut \ud83d"))
+
+
+def test_a_forked_process_has_a_loop_of_its_own(open_desk: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, classify = open_desk('{ model = "vllm:tiny", base_url = "http://127.0.0.1:9/v1" }')
+    monkeypatch.chdir(app.workspace.root)
+    done: list[str] = []
+
+    def ask() -> None:
+        done.append(classify.sync("broken"))
+
+    def work() -> None:
+        ask()
+        in_processes(ask, ())
+        ask()
+
+    thread = threading.Thread(target=work)  # whose loop is closed with it
+    thread.start()
+    thread.join()
+    assert done == ["refund"] * 2
+
+
+def test_event_loops_that_ended_are_forgotten(tmp_path: Path) -> None:
+    engines, loops = Engines(tmp_path), list[weakref.ref[asyncio.AbstractEventLoop]]()
+
+    async def open_() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        await engines.endpoint(ModelConfig(model="vllm:tiny", base_url="http://127.0.0.1:9/v1"), "x")
+
+    asyncio.run(open_())
+    gc.collect()
+    assert loops[0]() is None
+
+
+def test_a_gateway_is_not_passed_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "of the provider itself")
+    monkeypatch.setenv("PYDANTIC_AI_GATEWAY_API_KEY", "x")
+    monkeypatch.setenv("PYDANTIC_AI_GATEWAY_BASE_URL", "http://gateway.test/proxy")
+    endpoint = asyncio.run(Engines(tmp_path).endpoint(ModelConfig(model="gateway/openai:gpt-5.2"), "x"))
+    assert (endpoint.model.base_url or "").startswith("http://gateway.test/proxy")
 
 
 class _Vllm(BaseHTTPRequestHandler):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import grpc  # pyright: ignore[reportMissingTypeStubs]
-import httpx
+import httpx2
 import pytest
 import rotel  # pyright: ignore[reportMissingTypeStubs]
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -364,8 +364,8 @@ def receiving(token: str | None = None) -> Generator[tuple[Sink, Receiver]]:
         receiver.close()
 
 
-def post(receiver: Receiver, body: bytes, kind: str = "application/x-protobuf", **headers: str) -> httpx.Response:
-    return httpx.post(f"{receiver.url}/v1/traces", content=body, headers={"Content-Type": kind, **headers}, timeout=60)
+def post(receiver: Receiver, body: bytes, kind: str = "application/x-protobuf", **headers: str) -> httpx2.Response:
+    return httpx2.post(f"{receiver.url}/v1/traces", content=body, headers={"Content-Type": kind, **headers}, timeout=60)
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -428,7 +428,7 @@ def test_what_is_not_otlp_is_refused_in_words_and_the_receiver_goes_on() -> None
             post(receiver, gzip.compress(bytes(LARGEST + 1)), **known, **{"Content-Encoding": "gzip"}),
             post(receiver, body, **known, **{"Content-Encoding": "br"}),
             post(receiver, body, "text/plain", **known),
-            httpx.post(f"{receiver.url}/v1/logs", content=body, headers=known),
+            httpx2.post(f"{receiver.url}/v1/logs", content=body, headers=known),
         ]
         assert [answer.status_code for answer in refusals] == [401, 401, 400, 400, 400, 400, 400, 400, 415, 404]
         assert all(answer.text for answer in refusals)
@@ -441,7 +441,7 @@ def test_a_body_of_unknown_length_is_taken_as_nodes_exporters_send_it(packed: bo
     body = request_of(golden("openinference")).SerializeToString()
     sent = gzip.compress(body) if packed else body
     headers = {"Content-Type": "application/x-protobuf"} | ({"Content-Encoding": "gzip"} if packed else {})
-    with receiving() as (sink, receiver), httpx.Client() as client:
+    with receiving() as (sink, receiver), httpx2.Client() as client:
         for _ in range(2):  # the connection goes on
             pieces = iter([sent[:100], sent[100:]])
             assert client.post(f"{receiver.url}/v1/traces", content=pieces, headers=headers).status_code == 200
@@ -568,14 +568,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def ask_until_up(url: str, request: Any) -> httpx.Response:
+def ask_until_up(url: str, request: Any) -> httpx2.Response:
     pause = threading.Event()
     for _ in range(200):
         try:
-            return httpx.post(
+            return httpx2.post(
                 url, content=request.SerializeToString(), headers={"Content-Type": "application/x-protobuf"}
             )
-        except httpx.ConnectError:
+        except httpx2.ConnectError:
             pause.wait(0.05)
     raise AssertionError(f"nothing listens at {url}")
 
@@ -594,7 +594,7 @@ def test_collect_runs_until_it_is_told_to_end_and_what_it_took_is_in_the_vault(d
     )
     assert running.stdout and running.stderr
     url = running.stderr.readline().split(" on ")[1].partition(",")[0]
-    answer = httpx.post(f"{url}/v1/traces", json=json_of(golden("pydantic_ai")))
+    answer = httpx2.post(f"{url}/v1/traces", json=json_of(golden("pydantic_ai")))
     assert answer.status_code == 200
     assert len(desk("traces", "--json").json) == 2, "before it ends"
     running.send_signal(signal.SIGTERM)

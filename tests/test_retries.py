@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 
 import httpx2
 import pytest
@@ -22,7 +23,9 @@ class Scripted(httpx2.AsyncBaseTransport):
         status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
         if status == 0:
             raise httpx2.ConnectError("lost", request=request)
-        return httpx2.Response(status, headers={"retry-after": "0"}, request=request)
+        text = b"quota" if status >= 400 else b"fine"
+        packed = {"retry-after": "0", "content-encoding": "gzip"}
+        return httpx2.Response(status, headers=packed, stream=httpx2.ByteStream(gzip.compress(text)), request=request)
 
 
 def ask(script: Scripted, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -34,7 +37,9 @@ def ask(script: Scripted, monkeypatch: pytest.MonkeyPatch) -> int:
 
     async def once() -> int:
         async with retries.patient_client() as client:
-            return (await client.get("http://model.test/")).status_code
+            answer = await client.get("http://model.test/")
+            assert answer.text == ("quota" if answer.is_error else "fine"), "what a server says reaches the caller"
+            return answer.status_code
 
     return asyncio.run(once())
 

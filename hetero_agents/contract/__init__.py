@@ -2,7 +2,7 @@
 
 from .contract import WRAPPED, Contract, written
 from .hints import Fits, NotSent, OneOf, SlotId
-from .schema import JsonSchema, Sha256, canonical_schema, compact_json, schema_text, sha256_of
+from .schema import JsonSchema, Sha256, canonical_schema, compact_json, json_bytes, schema_text, sha256_of
 from .shape import check_shape
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "canonical_schema",
     "check_shape",
     "compact_json",
+    "json_bytes",
     "schema_text",
     "sha256_of",
     "written",

@@ -19,7 +19,12 @@ JsonSchema = dict[str, Any]
 def sha256_of(value: Any) -> Sha256:
     """Return the SHA-256 of a JSON value in canonical form (sorted keys, no spaces, UTF-8)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return Sha256(hashlib.sha256(text.encode()).hexdigest())
+    return Sha256(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest())
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return a JSON value as bytes without spaces; half a surrogate pair, as in a text that was cut, is kept as it is."""
+    return compact_json(value).encode("utf-8", "surrogatepass")
 
 
 def compact_json(value: Any) -> str:

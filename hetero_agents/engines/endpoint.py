@@ -260,9 +260,11 @@ class _LoopEndpoints:
             yield
         finally:
             for endpoint in self.made.values():
-                if (close := getattr(getattr(endpoint.model, "client", None), "close", None)) is not None:
-                    await close()
+                closed = getattr(getattr(endpoint.model, "client", None), "close", lambda: None)()
+                if inspect.isawaitable(closed):  # Google's and Amazon's clients close at once
+                    await closed
             self.made.clear()
+            del self._end  # it holds the loop, which is the key under which this is kept
 
 
 def _checked(path: Path, sha256: str, specialist_id: SpecialistId) -> Path:
@@ -287,10 +289,16 @@ def _known_model(model_id: str) -> Model:
         raise ConfigError(f"The model {model_id!r} cannot be used: {error}") from error
 
 
+_OTHER_CLIENTS = ("groq", "cohere", "huggingface")
+"""Providers whose packages take no `httpx2` client; they try again in their own ways, and so do a gateway's."""
+
+
 def _retrying_provider(name: str) -> Provider[Any]:
     """A provider whose HTTP client tries again, with growing waits, on rate limits, 5xx and lost connections."""
-    from pydantic_ai.providers import infer_provider_class
+    from pydantic_ai.providers import infer_provider, infer_provider_class
 
+    if name.startswith("gateway/") or name in _OTHER_CLIENTS:
+        return infer_provider(name)
     from .retries import patient_client
 
     provider = cast("Callable[..., Provider[Any]]", infer_provider_class(name))

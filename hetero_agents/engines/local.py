@@ -94,7 +94,8 @@ class LocalServers:
             path = fetch_served(weights)
             server = before = self._servers.get(path)
             if server is None or (adapter is not None and adapter not in server.adapters):
-                adapters = server.adapters if server else ()
+                # Those whose files were deleted since, as after `hetero forget`, nobody asks any more.
+                adapters = tuple(each for each in server.adapters if each.is_file()) if server else ()
                 server = _start(path, (*adapters, adapter) if adapter else adapters, weights)
             with self._lock:
                 server.in_flight += 1
@@ -208,7 +209,8 @@ class LocalModel(OpenAIChatModel):
     async def _running(
         self, settings: ModelSettings | None, parameters: ModelRequestParameters
     ) -> AsyncGenerator[tuple[ModelSettings, ModelRequestParameters]]:
-        taking = asyncio.ensure_future(asyncio.to_thread(self._servers.take, self._weights, self._adapter))
+        # A future and no task: the end of a loop cancels tasks, and the count below would stay.
+        taking = asyncio.get_running_loop().run_in_executor(None, self._servers.take, self._weights, self._adapter)
         try:
             server = await asyncio.shield(taking)
         except asyncio.CancelledError:  # the thread goes on and counts a request that nobody makes

@@ -38,8 +38,7 @@ class _Patient(httpx2.AsyncBaseTransport):
             return await _retrying(_AfterFirst(first, self._wrapped)).handle_async_request(request)
         except httpx2.HTTPStatusError as error:
             # The status must reach the caller: a client calls an exception from here a lost connection.
-            last = error.response
-            return httpx2.Response(last.status_code, headers=last.headers, content=b"", request=request)
+            return error.response
 
     async def aclose(self) -> None:
         await self._wrapped.aclose()
@@ -56,7 +55,10 @@ class _AfterFirst(httpx2.AsyncBaseTransport):
         first, self._first = self._first, None
         if isinstance(first, httpx2.TransportError):
             raise first
-        return first or await self._wrapped.handle_async_request(request)
+        response = first or await self._wrapped.handle_async_request(request)
+        if _passing_trouble(response):
+            await response.aread()  # what it says must reach the caller too, and closing it would lose that
+        return response
 
 
 def _retrying(wrapped: httpx2.AsyncBaseTransport) -> AsyncHTTPX2TenacityTransport:

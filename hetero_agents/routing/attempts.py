@@ -19,6 +19,7 @@ from pydantic_ai.usage import RequestUsage
 
 from ..contract import Contract, compact_json, sha256_of, written
 from ..engines import INPUT_KEY, Endpoint
+from ..errors import EngineError
 from .confidence import Signals, product_of, signals_of
 from .ledger import Terms, spending
 from .router import choice_text
@@ -93,7 +94,7 @@ async def attempt(
     Raises:
         BadAnswer: no answer holds.
         BudgetError: the run may not spend that.
-        ModelAPIError: the engine failed.
+        ModelAPIError, EngineError: the engine failed.
     """
     messages: list[ModelMessage]
     if endpoint.baked:
@@ -122,13 +123,18 @@ async def attempt(
         with spending(
             terms or Terms(endpoint.model.model_name), endpoint.model, messages, settings, parameters
         ) as settle:
-            response = await model_request(
-                endpoint.model,
-                messages,
-                model_settings=settings,
-                model_request_parameters=parameters,
-                instrument=instrument if instrument is not None else False,
-            )
+            try:
+                response = await model_request(
+                    endpoint.model,
+                    messages,
+                    model_settings=settings,
+                    model_request_parameters=parameters,
+                    instrument=instrument if instrument is not None else False,
+                )
+            except (ValueError, LookupError) as error:  # no JSON, no choices, or a text that no request can hold
+                raise EngineError(
+                    f"{endpoint.model.model_name} gave no response ({type(error).__name__}: {error})."
+                ) from error
             settle(response.usage)
         usage = usage + response.usage
         try:

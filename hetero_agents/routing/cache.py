@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from ..contract import compact_json
+from ..contract import json_bytes
 from ..errors import HeteroError
 from .database import Database
 from .meaning import REMEMBERED, Nearest, packed
@@ -121,7 +121,7 @@ class AnswerCache:
         if self._off or self._keys is None:
             return
         name, now = self._name(self._keys[0], asked), self._clock()
-        sealed = self._sealed(compact_json(asdict(kept)).encode(), name)
+        sealed = self._sealed(json_bytes(asdict(kept)), name)
         try:
             with self._database.transaction() as connection:
                 connection.execute("DELETE FROM answers WHERE until <= ?", (now,))
@@ -174,7 +174,7 @@ class AnswerCache:
             return
         shared, now = self._name(self._keys[0], ("scope", *scope)), self._clock()
         name = self._name(self._keys[0], ("near", *scope, *texts))
-        sealed = self._sealed(compact_json(asdict(kept)).encode(), b"answer" + name)
+        sealed = self._sealed(json_bytes(asdict(kept)), b"answer" + name)
         row = name, shared, now + seconds, self._sealed(packed(vectors), b"vectors" + name), sealed
         try:
             with self._database.transaction() as connection:
@@ -254,4 +254,4 @@ class AnswerCache:
     @staticmethod
     def _name(key: bytes, asked: tuple[Any, ...]) -> bytes:
         """What was asked, as nobody without the key can guess it."""
-        return hmac.digest(key, compact_json(asked).encode(), hashlib.sha256)
+        return hmac.digest(key, json_bytes(asked), hashlib.sha256)

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Self
 
-import httpx
+import httpx2
 from genai_prices import Usage, calc_price
 from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, UserPromptPart
@@ -20,7 +20,7 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
 from ..bindings.config import ModelConfig, Price
-from ..errors import BudgetError, ConfigError, UserError
+from ..errors import BudgetError, ConfigError, EngineError, UserError
 
 _SERVED_HERE = ("local", "vllm", "replay")
 """Engines whose models have no list price, whatever their names are."""
@@ -222,10 +222,12 @@ def spending(
     def settle(usage: RequestUsage) -> None:
         nonlocal used
         used = _used(terms, model, usage, time.monotonic() - began)
+        if used.unpriced and worst.money:  # its price is known, and this usage has none
+            used = replace(used, money=worst.money, unpriced=0)
 
     try:
         yield settle
-    except ModelAPIError as error:
+    except (ModelAPIError, EngineError) as error:
         if _refused(error):
             used = Spent(calls=1)
         raise
@@ -233,12 +235,12 @@ def spending(
         ledger.settle(worst, used)
 
 
-def _refused(error: ModelAPIError) -> bool:
+def _refused(error: ModelAPIError | EngineError) -> bool:
     """Whether no model can have worked on a request."""
-    if isinstance(error, ModelHTTPError):
-        return error.status_code < 500
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout):
+    while cause is not None and not isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
+        if isinstance(cause, ModelHTTPError):
+            return cause.status_code < 500
         cause = cause.__cause__
     return cause is not None
 
@@ -312,5 +314,5 @@ def price_of(terms: Terms, model: Model, usage: RequestUsage, seconds: float) ->
         return None
     try:
         return float(calc_price(Usage.from_raw(usage), model.model_name, provider_id=model.system).total_price)
-    except LookupError:
+    except (LookupError, ValueError):  # nobody knows it, or its usage cannot be: more tokens cached than read
         return None

@@ -36,7 +36,7 @@ from dbos import DBOS, DBOSConfig, Serializer, SetWorkflowID
 from pydantic_core import to_jsonable_python
 
 from ..bindings.lock import exclusive
-from ..contract import compact_json
+from ..contract import json_bytes
 from ..errors import EffectError, HeteroError, UnknownNameError, UserError
 from .ledger import Spent
 from .steps import Json, steps_now
@@ -67,7 +67,7 @@ class _Sealed(Serializer):
         if isinstance(data, BaseException):
             data = {"error": f"{type(data).__name__}: {data}"}
         nonce = os.urandom(_NONCE_BYTES)
-        return base64.b64encode(nonce + self._cipher.encrypt(nonce, compact_json(data).encode(), None)).decode()
+        return base64.b64encode(nonce + self._cipher.encrypt(nonce, json_bytes(data), None)).decode()
 
     def deserialize(self, serialized_data: str) -> Any:  # DBOS names it so
         blob = base64.b64decode(serialized_data)
@@ -332,7 +332,7 @@ class RunSteps:
 
     def _digest(self, value: Json) -> str:
         """A name of which nobody without the key can guess what it stands for."""
-        return hmac.digest(self._names, compact_json(value).encode(), hashlib.sha256)[:16].hex()
+        return hmac.digest(self._names, json_bytes(value), hashlib.sha256)[:16].hex()
 
     def _status(self, id: str, attempt: int) -> str | None:
         return self._statuses.get(f"{id}#{attempt}")

@@ -35,7 +35,7 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.toolsets import AgentToolset
 
 from ..contract import SlotId
-from ..errors import EngineError, ReplayMissError, SlotDefinitionError
+from ..errors import EngineError, IntegrityError, ReplayMissError, SlotDefinitionError
 from ..routing import Link, Terms, paid_step, spending, steps_now
 from ..spans import Names
 from .agency import root_span
@@ -115,11 +115,11 @@ class _Binder(AbstractCapability[Any]):
         app = registry.app
         binding = app.binding(name, "llm", None)
         models: list[Model] = []
-        failed: EngineError | None = None
+        failed: EngineError | IntegrityError | None = None
         for link in app.chain(binding):
             try:
                 models.append(_Bound((await link.open()).model, link, name, binding.entry.hci or False))
-            except EngineError as error:  # the next model of the chain is there for that
+            except (EngineError, IntegrityError) as error:  # the next model of the chain is there for that
                 failed = error
         if not models:
             raise failed or EngineError(f"No model of {name!r} can be opened.")
@@ -178,8 +178,14 @@ def _stable(messages: list[Any]) -> list[Any]:
     ]
 
 
+_ENGINE_FAILED = (
+    *(ModelAPIError, UnexpectedModelBehavior, EngineError, IntegrityError, OSError),
+    *(ValueError, LookupError),  # a response that is none, or a text that no request can hold
+)
+
+
 def _engine_failed(error: Exception) -> bool:
-    passing = isinstance(error, ModelAPIError | UnexpectedModelBehavior | EngineError | OSError)
+    passing = isinstance(error, _ENGINE_FAILED)
     return passing and not isinstance(error, ReplayMissError)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
+import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -162,6 +163,10 @@ class Slot(Generic[P, R]):
         async def ask() -> Any:
             answer = await self._answer(app, binding, arguments, question)
             asked.append(answer)
+            if not contract.comes_back(answer.attempt.output, arguments):
+                raise HeteroError(
+                    f"An answer of {self.id} does not come back from JSON as it was, so a durable run cannot keep it; change its type, or run without durable."
+                )
             return asdict(_kept(contract, answer))
 
         kept = await paid_step(steps, self.id, [contract.sha256, question], ask)
@@ -359,14 +364,20 @@ def _loop_runs() -> bool:
 
 
 class _OwnLoop:
-    """An event loop that is closed when its thread ends."""
+    """An event loop that is closed when its thread ends, in the process that made it."""
 
     def __init__(self) -> None:
         self.runner = asyncio.Runner()
+        self.pid = os.getpid()
 
     def __del__(self) -> None:
-        with contextlib.suppress(RuntimeError):
-            self.runner.close()
+        if self.pid == os.getpid():
+            with contextlib.suppress(RuntimeError):
+                self.runner.close()
+
+
+_inherited: list[_OwnLoop] = []
+"""Loops of a parent, whose threads are not here after a fork; to close one would close what the parent still waits on."""
 
 
 class _Thread(threading.local):
@@ -375,6 +386,9 @@ class _Thread(threading.local):
     own: _OwnLoop | None = None
 
     def loop(self) -> asyncio.Runner:
+        if self.own is not None and self.own.pid != os.getpid():
+            _inherited.append(self.own)
+            self.own = None
         if self.own is None:
             self.own = _OwnLoop()
         return self.own.runner

@@ -105,8 +105,3 @@ def joined(entry: Entry, structure: dict[str, Any], content: dict[str, Any] | No
     if content is FORGOTTEN:
         record["forgotten"] = True
     return cast(SpanRecord, record)
-
-
-def packed(value: Any) -> bytes:
-    """Return a JSON value as bytes."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")

@@ -96,14 +96,14 @@ def fetch_jaeger(address: str, service: str, *, hours: float, limit: int) -> tup
     Raises:
         HeteroError: it does not answer, or is not Jaeger.
     """
-    import httpx
+    import httpx2
 
     url, now = f"{address.rstrip('/')}/api/traces", time.time()
     query = {"service": service, "limit": limit, "start": int((now - hours * 3600) * 1e6), "end": int(now * 1e6)}
     try:
-        answer = httpx.get(url, params=query, timeout=60.0)
+        answer = httpx2.get(url, params=query, timeout=60.0)
         answer.raise_for_status()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise HeteroError(f"Jaeger at {address} did not answer: {error}.") from error
     try:
         return spans_of_jaeger(answer.json())

@@ -22,9 +22,10 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ..bindings.lock import exclusive, write_atomically
+from ..contract import json_bytes
 from ..errors import HeteroError, UserError
 from . import audit
-from .form import FORGOTTEN, LENGTHS, Entry, Row, entry_of, joined, packed, slot_of, split
+from .form import FORGOTTEN, LENGTHS, Entry, Row, entry_of, joined, slot_of, split
 from .keyfiles import Ask, agent_key, find_opener, key_file, write_key
 from .keys import BatchKey, Keyring, Opener, new_keyring
 from .record import FOREIGN, SpanRecord
@@ -198,7 +199,7 @@ class SealedVault:
         of_persons: dict[str, tuple[bytes, BatchKey]] = {}
         bodies: list[bytes] = []
         for row in rows:
-            head = packed([row.kind, row.trace, row.span, row.start, row.slot, keyring.epoch])
+            head = json_bytes([row.kind, row.trace, row.span, row.start, row.slot, keyring.epoch])
             structure, subject, key = row.structure, b"", contents
             if row.person is not None:
                 if row.person not in of_persons:
@@ -207,9 +208,9 @@ class SealedVault:
                 name, key = of_persons[row.person]
                 subject = contents.seal(name, head)
                 structure = {**structure, "subject": len(subject)}
-            sealed = structures.seal(packed(structure), head)
+            sealed = structures.seal(json_bytes(structure), head)
             lengths = LENGTHS.pack(len(head), len(sealed))
-            bodies.append(lengths + head + sealed + subject + key.seal(packed(row.content), head))
+            bodies.append(lengths + head + sealed + subject + key.seal(json_bytes(row.content), head))
         return bodies
 
     def _append(self, rows: Sequence[Row]) -> None:
