@@ -130,11 +130,15 @@ def test_texts_that_are_ranked_together_are_as_likely_as_each_alone(monkeypatch:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(0)
-    size = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 1.0}
-    model: Any = LlamaForCausalLM(LlamaConfig(vocab_size=16, **size, **heads)).eval()
+    torch.manual_seed(0)  # pyright: ignore[reportUnknownMemberType]
+    size: Any = {"vocab_size": 16, "hidden_size": 32, "intermediate_size": 32, "initializer_range": 1.0}
+    parts: Any = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    model: Any = LlamaForCausalLM(LlamaConfig(**size, **parts)).eval()
     prefix, lines = [3, 1, 4, 1, 5], [[1, 2, 3], [1, 2, 4, 5], [7], [1, 3, 3, 3], [1, 2, 3]]
+
+    def alone_only(model: Any) -> bool:
+        return False
+
     with torch.no_grad():
         alone: list[float] = []
         for line in lines:
@@ -143,7 +147,7 @@ def test_texts_that_are_ranked_together_are_as_likely_as_each_alone(monkeypatch:
             alone.append(sum(chances[place, token].item() for place, token in zip(places, line, strict=True)))
         known = model(input_ids=torch.tensor([prefix[:-1]]), use_cache=True).past_key_values
         assert log_probabilities(model, known, prefix[-1], lines) == pytest.approx(alone, abs=1e-4)
-        monkeypatch.setattr(canaries, "attends_only", lambda model: False)
+        monkeypatch.setattr(canaries, "attends_only", alone_only)
         assert log_probabilities(model, known, prefix[-1], lines) == pytest.approx(alone, abs=1e-4)
     assert len({round(score, 2) for score in alone}) == 4
 
