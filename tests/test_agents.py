@@ -14,6 +14,7 @@ from pydantic_ai.models.test import TestModel
 
 from hetero_agents import (
     EngineError,
+    IntegrityError,
     NotSent,
     ReplayMissError,
     Slot,
@@ -138,19 +139,21 @@ def test_another_model_given_to_the_run_comes_first(open_app: OpenApp) -> None:
     assert ask(desk_agent(), "x", model=TestModel(custom_output_text="other")) == "other"
 
 
-def test_an_agents_model_that_fails_falls_back_along_its_chain(open_app: OpenApp) -> None:
+@pytest.mark.parametrize("trouble", [EngineError("no memory"), IntegrityError("another file"), ValueError("no JSON")])
+def test_an_agents_model_that_fails_falls_back_along_its_chain(open_app: OpenApp, trouble: Exception) -> None:
     toml = f'{TOML}[slots."desk"]\nmodel = "small"\nfallback = ["big"]\n'
     said = ModelResponse(parts=[TextPart("big")])
-    app = open_app({"fake:small": answers(EngineError("no memory")), "fake:big": answers(said)}, toml)
+    app = open_app({"fake:small": answers(trouble), "fake:big": answers(said)}, toml)
     assert ask(desk_agent(), "x") == "big"
     bindings = [span["attributes"].get("hetero.binding") for span in only_run(app).spans]
     assert "big" in bindings
 
 
-def test_an_agents_engine_that_cannot_start_falls_back_along_its_chain(open_app: OpenApp) -> None:
+@pytest.mark.parametrize("trouble", [EngineError("no weights"), IntegrityError("another file")])
+def test_an_agents_engine_that_cannot_start_falls_back_along_its_chain(open_app: OpenApp, trouble: Exception) -> None:
     toml = f'{TOML}[slots."desk"]\nmodel = "small"\nfallback = ["big"]\n'
     said = ModelResponse(parts=[TextPart("big")])
-    open_app({"fake:small": EngineError("no weights"), "fake:big": answers(said)}, toml)
+    open_app({"fake:small": trouble, "fake:big": answers(said)}, toml)
     assert ask(desk_agent(), "x") == "big"
 
 
@@ -257,8 +260,8 @@ def test_an_outcome_said_in_a_tool_is_that_of_the_agents_run(open_app: OpenApp) 
 
 
 def test_an_agents_failure_marks_its_run_failed(open_app: OpenApp) -> None:
-    app = open_app({"fake:small": answers(EngineError("no memory"))}, DESK)
-    with pytest.raises(EngineError):
+    app = open_app({"fake:small": answers(ValueError("no JSON"))}, DESK)
+    with pytest.raises(EngineError, match=r"small gave no response \(ValueError: no JSON\)"):
         ask(desk_agent(), "x")
     assert only_run(app).outcome == "failed"
 

@@ -26,6 +26,7 @@ from hetero_agents.spans import Feedback, Keep, Names, SealedVault, SpanRecord, 
 from hetero_agents.spans.keys import KeyInMemory, Opener, Reader, public_text
 from hetero_agents.spans.segments import SUFFIX
 from hetero_agents.spans.subjects import SUFFIX as SUBJECT_SUFFIX
+from hetero_agents.spans.subjects import person_of
 from hetero_agents.testing import MemoryVault
 
 from .support import TOML, FakeEngines, Hetero, answers, call_span, in_processes, lock_entry, write_workspace
@@ -74,6 +75,13 @@ def test_the_key_file_alone_opens_it(vault: SealedVault, tmp_path: Path) -> None
     shutil.copytree(vault.folder, tmp_path / "old", ignore=shutil.ignore_patterns(f"*{SUBJECT_SUFFIX}"))
     assert told(SealedVault(tmp_path / "old")) == {"a01": None, "b01": None, "c01": '{"text": "é"}'}
     assert told(SealedVault(backup))["a01"] == '{"text": "I am ann"}'
+
+
+@pytest.mark.parametrize(("said", "person"), [(1, "1"), (0, "0"), ("ann", "ann"), ("", None), (True, None)])
+def test_a_user_id_may_be_a_number(said: Any, person: str | None) -> None:
+    span = call_span("a", 1)
+    span["attributes"]["user.id"] = said
+    assert person_of(span) == person
 
 
 def test_no_file_names_a_person(vault: SealedVault) -> None:

@@ -99,6 +99,8 @@ def test_the_first_model_that_answers_is_kept_and_no_other_is_asked(state: State
         ModelHTTPError(503, "fake"),
         UnexpectedModelBehavior("no choices"),
         OSError("no space left on device"),
+        ValueError("no JSON"),
+        IndexError("no choices"),
         ["not", "of", "the", "contract"],
     ],
     ids=lambda trouble: type(trouble).__name__,

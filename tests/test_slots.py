@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage
@@ -66,6 +66,23 @@ def test_a_model_comes_back_as_its_type() -> None:
 
     with scripted({"slots.order": {"city": "Oslo", "count": 2}}):
         assert call(order, "x") == Order(city="Oslo", count=2)
+
+
+def test_a_field_that_has_another_name_in_json_keeps_it_there(tmp_path: Path) -> None:
+    class Trip(BaseModel):
+        from_: str = Field(alias="from")
+
+    @slot(name="slots.trip")
+    async def trip(last: Trip) -> Trip: ...
+
+    with scripted({"slots.trip": {"from": "Oslo"}}) as vault:
+        made = call(trip, Trip(**{"from": "Rome"}))
+        flush()
+    (stored,) = calls_of(vault, "slots.trip")
+    assert (stored.input, stored.output) == ({"last": {"from": "Rome"}}, {"from": "Oslo"})
+    arguments = trip.contract.load(stored.input)
+    assert trip.contract.validate(stored.output, arguments) == made
+    assert trip.contract.comes_back(made, arguments)
 
 
 def test_a_script_may_depend_on_the_prompt() -> None:

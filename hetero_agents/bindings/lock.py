@@ -330,6 +330,6 @@ def shared(path: Path) -> Generator[None]:
 @contextmanager
 def _locked(path: Path, operation: int) -> Generator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with path.open("a+") as file:  # on NFS a shared lock is a read lock
         fcntl.flock(file, operation)
         yield

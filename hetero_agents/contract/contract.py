@@ -193,7 +193,7 @@ class Contract:
     def dump(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return what is sent of the arguments as JSON values."""
         return {
-            name: parameter.adapter.dump_python(arguments[name], mode="json")
+            name: parameter.adapter.dump_python(arguments[name], mode="json", by_alias=True)
             for name, parameter in self.parameters.items()
             if parameter.kind != "not_sent"
         }
@@ -257,7 +257,7 @@ class Contract:
         texts: dict[str, str] = {}
         for name, parameter in sorted(self.parameters.items(), key=lambda item: item[0] != first):
             if parameter.kind == "value":
-                value = parameter.adapter.dump_python(arguments.get(name), mode="json")
+                value = parameter.adapter.dump_python(arguments.get(name), mode="json", by_alias=True)
                 if isinstance(self.constraint, Fits) and name == first:
                     texts[name] = schema_text(value, descriptions=self.constraint.descriptions)
                 elif isinstance(self.constraint, OneOf) and name == first and isinstance(value, dict):
@@ -375,7 +375,7 @@ class Contract:
 
     def dump_output(self, output: Any) -> Any:
         """Return an output as a JSON value."""
-        return self.output.dump_python(output, mode="json")
+        return self.output.dump_python(output, mode="json", by_alias=True)
 
     def comes_back(self, output: Any, arguments: Mapping[str, Any]) -> bool:
         """Return whether an output is the same after its way through JSON: secrets and excluded fields are not."""

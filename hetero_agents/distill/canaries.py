@@ -245,7 +245,9 @@ def log_probabilities(model: Any, known: Any, last: int, lines: Sequence[Sequenc
         last: the prefix's last token.
         lines: the texts' tokens.
     """
-    together = [lines] if attends_only(model) else [[line] for line in lines]
+    # A window of attention keeps the end of the prefix alone, whose places a tree's mask does not know.
+    tree = attends_only(model) and not any(known.is_sliding)
+    together = [lines] if tree else [[line] for line in lines]
     return [score for part in together for score in _tree(model, known, last, [tuple(line) for line in part])]
 
 

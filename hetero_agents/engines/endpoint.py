@@ -290,7 +290,7 @@ def _known_model(model_id: str) -> Model:
 
 
 _OTHER_CLIENTS = ("groq", "cohere", "huggingface")
-"""Providers whose packages take no `httpx2` client; they try again in their own ways, and so do a gateway's."""
+"""Providers whose packages take no `httpx2` client."""
 
 
 def _retrying_provider(name: str) -> Provider[Any]:

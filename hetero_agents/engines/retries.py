@@ -56,8 +56,13 @@ class _AfterFirst(httpx2.AsyncBaseTransport):
         if isinstance(first, httpx2.TransportError):
             raise first
         response = first or await self._wrapped.handle_async_request(request)
-        if _passing_trouble(response):
+        if not _passing_trouble(response):
+            return response
+        try:
             await response.aread()  # what it says must reach the caller too, and closing it would lose that
+        except httpx2.RequestError:  # cut short, or not packed as it says: its status counts
+            await response.aclose()
+            return httpx2.Response(response.status_code, headers=response.headers, content=b"", request=request)
         return response
 
 

@@ -2,7 +2,7 @@
 
 from .agree import agrees
 from .aside import Aside
-from .attempts import Attempt, BadAnswer, Check, CheckBroke, attempt, elected, hold, vote
+from .attempts import Attempt, BadAnswer, Check, CheckBroke, attempt, elected, hold, responding, vote
 from .cache import AnswerCache, Kept
 from .chain import Answer, Link, Route, alone, ask, recall
 from .confidence import Signals, calibrated, scaled, signals_of
@@ -58,6 +58,7 @@ __all__ = [
     "price_of",
     "question_of",
     "recall",
+    "responding",
     "scaled",
     "signals_of",
     "spending",

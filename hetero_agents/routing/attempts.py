@@ -6,7 +6,8 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -120,21 +121,19 @@ async def attempt(
     usage = RequestUsage()
     started = time.perf_counter()
     for left in range(retries, -1, -1):
-        with spending(
-            terms or Terms(endpoint.model.model_name), endpoint.model, messages, settings, parameters
-        ) as settle:
-            try:
-                response = await model_request(
-                    endpoint.model,
-                    messages,
-                    model_settings=settings,
-                    model_request_parameters=parameters,
-                    instrument=instrument if instrument is not None else False,
-                )
-            except (ValueError, LookupError) as error:  # no JSON, no choices, or a text that no request can hold
-                raise EngineError(
-                    f"{endpoint.model.model_name} gave no response ({type(error).__name__}: {error})."
-                ) from error
+        with (
+            responding(endpoint.model.model_name),
+            spending(
+                terms or Terms(endpoint.model.model_name), endpoint.model, messages, settings, parameters
+            ) as settle,
+        ):
+            response = await model_request(
+                endpoint.model,
+                messages,
+                model_settings=settings,
+                model_request_parameters=parameters,
+                instrument=instrument if instrument is not None else False,
+            )
             settle(response.usage)
         usage = usage + response.usage
         try:
@@ -150,6 +149,22 @@ async def attempt(
             model = response.model_name or endpoint.model.model_name
             return Attempt(output, model, usage, product_of(signals), seconds, signals)
     raise AssertionError("unreachable")
+
+
+@contextmanager
+def responding(model: str) -> Generator[None]:
+    """Say of a response that is none (no JSON, no choices), and of a text that no request can hold, that the engine failed.
+
+    Args:
+        model: its name, for the sentence.
+
+    Raises:
+        EngineError: in place of `ValueError` and `LookupError`.
+    """
+    try:
+        yield
+    except (ValueError, LookupError) as error:
+        raise EngineError(f"{model} gave no response ({type(error).__name__}: {error}).") from error
 
 
 def _to_mend(contract: Contract, response: ModelResponse, why: str) -> list[ModelMessage]:

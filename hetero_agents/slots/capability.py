@@ -36,7 +36,7 @@ from pydantic_ai.toolsets import AgentToolset
 
 from ..contract import SlotId
 from ..errors import EngineError, IntegrityError, ReplayMissError, SlotDefinitionError
-from ..routing import Link, Terms, paid_step, spending, steps_now
+from ..routing import Link, Terms, paid_step, responding, spending, steps_now
 from ..spans import Names
 from .agency import root_span
 from .registry import registry
@@ -179,8 +179,11 @@ def _stable(messages: list[Any]) -> list[Any]:
 
 
 _ENGINE_FAILED = (
-    *(ModelAPIError, UnexpectedModelBehavior, EngineError, IntegrityError, OSError),
-    *(ValueError, LookupError),  # a response that is none, or a text that no request can hold
+    ModelAPIError,
+    UnexpectedModelBehavior,
+    EngineError,
+    IntegrityError,
+    OSError,
 )
 
 
@@ -209,7 +212,10 @@ class _Bound(WrapperModel):
         try:
             async with asyncio.timeout(self._link.timeout):
                 settings = self._bounded(model_settings)
-                with spending(self.terms, self.wrapped, messages, settings, model_request_parameters) as settle:
+                with (
+                    responding(self._link.label),
+                    spending(self.terms, self.wrapped, messages, settings, model_request_parameters) as settle,
+                ):
                     response = await super().request(messages, settings, model_request_parameters)
                     settle(response.usage)
                 return response

@@ -371,13 +371,15 @@ class _OwnLoop:
         self.pid = os.getpid()
 
     def __del__(self) -> None:
-        if self.pid == os.getpid():
-            with contextlib.suppress(RuntimeError):
-                self.runner.close()
+        if self.pid != os.getpid():
+            _inherited.append(self.runner)
+            return
+        with contextlib.suppress(RuntimeError):
+            self.runner.close()
 
 
-_inherited: list[_OwnLoop] = []
-"""Loops of a parent, whose threads are not here after a fork; to close one would close what the parent still waits on."""
+_inherited: list[asyncio.Runner] = []
+"""Loops of a parent, whose threads are not here after a fork; one that were freed would close what the parent still waits on."""
 
 
 class _Thread(threading.local):
@@ -386,10 +388,7 @@ class _Thread(threading.local):
     own: _OwnLoop | None = None
 
     def loop(self) -> asyncio.Runner:
-        if self.own is not None and self.own.pid != os.getpid():
-            _inherited.append(self.own)
-            self.own = None
-        if self.own is None:
+        if self.own is None or self.own.pid != os.getpid():
             self.own = _OwnLoop()
         return self.own.runner
 

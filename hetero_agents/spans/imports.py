@@ -30,7 +30,7 @@ class CutShort(HeteroError):
 
 
 def read_spans(path: Path) -> Iterator[tuple[list[SpanRecord], int, int]]:
-    """Give a file's spans value by value: (spans, spans without usable ids, bytes read so far).
+    """Give a file's spans value by value: (spans, spans without usable ids or times, bytes read so far).
 
     Raises:
         UserError: it cannot be read, or is neither OTLP's nor Jaeger's JSON.
@@ -85,7 +85,7 @@ def spans_of_jaeger(value: dict[str, Any]) -> tuple[list[SpanRecord], int]:
 
 
 def fetch_jaeger(address: str, service: str, *, hours: float, limit: int) -> tuple[list[SpanRecord], int]:
-    """Return the spans that Jaeger's query API gives, and how many have no usable ids and were left out.
+    """Return the spans that Jaeger's query API gives, and how many have no usable ids or times and were left out.
 
     Args:
         address: of Jaeger's page.

@@ -67,7 +67,7 @@ class Receiver:
         url: where it listens for OTLP over HTTP.
         grpc_address: where it listens for OTLP over gRPC; None where grpcio is not installed.
         stored: spans stored so far.
-        refused: spans that could not be stored, or had no usable ids, so far.
+        refused: spans that could not be stored, or had no usable ids or times, so far.
     """
 
     def __init__(self, store: Store, *, host: str, port: int, grpc_port: int, token: str | None) -> None:
@@ -157,7 +157,7 @@ class Receiver:
         response = ExportTraceServiceResponse()
         if rejected:
             response.partial_success.rejected_spans = rejected
-            response.partial_success.error_message = "spans without a trace id and a span id"
+            response.partial_success.error_message = "spans without a trace id, a span id and times"
         return response
 
     def _listen_grpc(self, host: str, port: int) -> None:

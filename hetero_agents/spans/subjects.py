@@ -54,7 +54,8 @@ class _File(BaseModel):
 def person_of(record: SpanRecord) -> str | None:
     """Return whose data a span holds, as it is stored; None where nobody said."""
     told = (record["attributes"].get(key) for key in _PERSONS)
-    return next((str(each) for each in told if isinstance(each, str | int) and each not in ("", True, False)), None)
+    ids = (str(each) for each in told if isinstance(each, str | int) and not isinstance(each, bool))
+    return next((each for each in ids if each), None)
 
 
 def tag_of(secret: bytes, person: str) -> str:

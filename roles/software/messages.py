@@ -158,7 +158,7 @@ class Request(BaseModel):
     files: list[str]
     earlier: list[Blueprint]
     """Of what was asked before, oldest first."""
-    number: int = 1
+    number: int
     """Of the blueprint that comes of it."""
 
 
