@@ -37,9 +37,11 @@ def forget(
     with nothing_distilled(app.workspace):
         found = traces_of(app.workspace, vault, subject)
         if not found.known and not found.datasets:
-            console = common.err if as_json else common.out
-            sentence = "Nothing that is stored is of that person; the cache of answers and what durable runs kept, which may hold some, go."
-            console.print(sentence, soft_wrap=True, markup=False)
+            if not yes:
+                common.err.print(
+                    "Nothing that is stored is of that person; the cache of answers and what durable runs kept go.",
+                    soft_wrap=True,
+                )
             _be_sure(yes)
             # The cache does not say whose its answers are: where content is not logged it may be the one place that has any.
             hint = "nothing that is stored is of that person"

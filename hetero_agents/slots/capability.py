@@ -178,17 +178,8 @@ def _stable(messages: list[Any]) -> list[Any]:
     ]
 
 
-_ENGINE_FAILED = (
-    ModelAPIError,
-    UnexpectedModelBehavior,
-    EngineError,
-    IntegrityError,
-    OSError,
-)
-
-
 def _engine_failed(error: Exception) -> bool:
-    passing = isinstance(error, _ENGINE_FAILED)
+    passing = isinstance(error, ModelAPIError | UnexpectedModelBehavior | EngineError | IntegrityError | OSError)
     return passing and not isinstance(error, ReplayMissError)
 
 
